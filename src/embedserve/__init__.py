@@ -1,0 +1,3 @@
+"""embedserve: text-embedding-v4 on your own machine."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Text to vectors: tokenise, encode, pool, cut, normalise. The one place where a vector is made."""

@@ -1,0 +1,78 @@
+"""One error family for every door.
+
+An :class:`EmbedserveError` says what went wrong once: the HTTP status, the code in the words of each wire
+dialect, and a message. Each dialect renders it in exactly one place (``http/*/rendering.py``); the library
+and the command line show the message. The texts that clients match on are quoted from the protocol
+notes (docs/compatibility.md lists them with the test that holds each).
+"""
+
+from __future__ import annotations
+
+
+class EmbedserveError(Exception):
+    """A request that cannot be answered.
+
+    Args:
+        message: what the caller reads; names the value, the limit and the remedy where the wire leaves room.
+        status: HTTP status.
+        code: DashScope-native code, e.g. ``InvalidParameter``.
+        openai_code: code in OpenAI mode; the native one when omitted.
+        openai_type: type in OpenAI mode; the OpenAI code when omitted.
+        openai_message: message in OpenAI mode where it differs from the native one.
+        engine: True for errors that the original's engine raises (bad input): they carry ``id`` as well as
+            ``request_id`` in OpenAI mode.
+        retry_after: seconds after which a repeat makes sense; sent as ``Retry-After``.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        code: str = "InvalidParameter",
+        openai_code: str | None = None,
+        openai_type: str | None = None,
+        openai_message: str | None = None,
+        engine: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.code = code
+        self.openai_code = openai_code or code
+        self.openai_type = openai_type or self.openai_code
+        self.openai_message = openai_message or message
+        self.engine = engine
+        self.retry_after = retry_after
+
+
+ENGINE_PREFIX = "<400> InternalError.Algo.InvalidParameter: "
+"""What the original's gateway has put before engine messages since 2025-08, in both dialects."""
+
+
+def invalid_input(message: str) -> EmbedserveError:
+    """A value that the engine refuses (400 InvalidParameter, prefixed as the original does)."""
+    return EmbedserveError(ENGINE_PREFIX + message, engine=True)
+
+
+def too_many_rows(limit: int) -> EmbedserveError:
+    return invalid_input(
+        f"Value error, batch size is invalid, it should not be larger than {limit}.: input.contents"
+    )
+
+
+def not_text() -> EmbedserveError:
+    return invalid_input("Value error, contents is neither str nor list of str.: input.contents")
+
+
+def bad_length(limit: int) -> EmbedserveError:
+    """A row that is empty or longer than the model's limit; the original rejects, it does not truncate."""
+    return invalid_input(f"Range of input length should be [1, {limit}]")
+
+
+class ModelLoadError(EmbedserveError):
+    """Weights that are missing, damaged or not what the recipe says."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=503, code="ModelUnavailable", openai_code="model_unavailable")
