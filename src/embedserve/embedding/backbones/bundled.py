@@ -1,0 +1,22 @@
+"""Opens the bundled model with the fastest backbone this machine can run."""
+
+from __future__ import annotations
+
+from embedserve.embedding.backbones.base import Backbone
+from embedserve.embedding.backbones.reference import ReferenceBackbone
+from embedserve.embedding.tokenizer import Tokenizer, UnigramTokenizer
+from embedserve.embedding.weights import BundledWeights
+
+
+def open_bundled(isa: str = "auto", threads: int | None = None) -> tuple[Backbone, Tokenizer]:
+    """The bundled multilingual-e5-small and its tokenizer.
+
+    Args:
+        isa: instruction set of the native core, ``auto`` for the best one present.
+        threads: threads of the native core; the cores this process may use when omitted.
+
+    Raises:
+        ModelLoadError: the weights are missing or damaged.
+    """
+    weights = BundledWeights()
+    return ReferenceBackbone(weights), UnigramTokenizer(weights)
