@@ -1,0 +1,176 @@
+"""The lexical side: sparse vectors, and the hashed tail of dense ones.
+
+Both need only the tokenizer and a table of inverse document frequencies over the vocabulary, no network.
+A text is first normalised (case, compatibility forms, identifiers split into words), then tokenised; a
+piece at the start of a word and the same piece inside one count as one term.
+
+Sources: Robertson & Zaragoza 2009, "The Probabilistic Relevance Framework: BM25 and Beyond" (saturation and
+length normalisation); Weinberger et al. 2009, "Feature Hashing for Large Scale Multitask Learning" (sketch).
+The constants were chosen on half of the public quality suite, see docs/quality.md.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedserve.embedding.backbones.base import Floats, Ids
+from embedserve.embedding.tokenizer import WORD_START, Tokenizer
+
+SATURATION = 0.8
+LENGTH_SHARE = 0.75
+TYPICAL_LENGTH = 100.0
+LONGEST_RATIO = 3.0
+IDF_POWER = 0.75
+
+_IDENTIFIER_BORDER = re.compile(
+    r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])"
+)
+_JOINER = re.compile(r"(?<=\w)[\-./:#@+]+(?=\w)")
+
+
+@dataclass(frozen=True, slots=True)
+class SparseVector:
+    """A sparse vector over the vocabulary, largest value first (ties: lower index first).
+
+    Attributes:
+        indices: (n,) int32 vocabulary ids, each once.
+        values: (n,) float32 above zero, rounded to 4 decimals.
+        tokens: the pieces as a reader wants them, without the word mark.
+    """
+
+    indices: Ids
+    values: Floats
+    tokens: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The distinct terms of one text.
+
+    Attributes:
+        ids: (n,) int32 folded vocabulary ids, rising, each with a known weight above zero.
+        counts: (n,) float32, how often each occurs.
+        total: sum of the counts, the text's length in terms.
+    """
+
+    ids: Ids
+    counts: Floats
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class IdfTable:
+    """Weights of the vocabulary, one byte each, and which ids stand for the same term.
+
+    Attributes:
+        sparse: (vocabulary,) uint8, idf of the folded term on normalised text, 255 = never seen; 0 = no term.
+        pooling: (vocabulary,) uint8, idf of the piece on text as it is, for IDF-weighted pooling.
+        fold: (vocabulary,) int32, the id that stands for this piece.
+    """
+
+    sparse: NDArray[np.uint8]
+    pooling: NDArray[np.uint8]
+    fold: Ids
+
+    @classmethod
+    def load(cls) -> IdfTable:
+        """The table shipped with the package (``data/idf.npz``, written by ``scripts/fit/idf.py``)."""
+        with resources.files("embedserve.embedding").joinpath("data/idf.npz").open("rb") as file:
+            stored = np.load(file)
+            sparse, pooling = stored["sparse"], stored["pooling"]
+            fold = np.arange(len(sparse), dtype=np.int32)
+            fold[stored["word_starts"]] = stored["inner_pieces"]
+        return cls(sparse, pooling, fold)
+
+
+def normalise_terms(text: str) -> str:
+    """Text as the lexical side sees it: identifiers split into words, NFKC, case folded."""
+    text = _JOINER.sub(" ", text.replace("_", " "))
+    text = unicodedata.normalize("NFKC", _IDENTIFIER_BORDER.sub(" ", text))
+    return text.casefold()
+
+
+def hash_ids(ids: Ids) -> NDArray[np.uint64]:
+    """A fixed pseudo-random 64-bit number for each id (the finaliser of splitmix64)."""
+    x = ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+class LexicalWeights:
+    """Sparse vectors and sketches of texts.
+
+    Args:
+        tokenizer: the bundled model's tokenizer.
+        idf: the table to weigh with; the shipped one, loaded on first use, when omitted.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, idf: IdfTable | None = None) -> None:
+        self._tokenizer = tokenizer
+        self._given = idf
+
+    @cached_property
+    def _idf(self) -> IdfTable:
+        return self._given or IdfTable.load()
+
+    @cached_property
+    def _term_weights(self) -> Floats:
+        weights: Floats = (self._idf.sparse / np.float32(255)).astype(np.float32)
+        return weights
+
+    def terms(self, text: str) -> Terms:
+        """The text's terms; none for a text without letters or digits."""
+        ids = self._idf.fold[self._tokenizer.encode(normalise_terms(text))]
+        distinct, counts = np.unique(ids, return_counts=True)
+        known = self._idf.sparse[distinct] > 0
+        kept = counts[known].astype(np.float32)
+        return Terms(distinct[known], kept, float(kept.sum()))
+
+    def sparse(self, terms: Terms, role: Literal["query", "document"]) -> SparseVector:
+        """The sparse vector of one text; empty when it has no terms.
+
+        Args:
+            terms: what :meth:`terms` gave.
+            role: accepted for symmetry with dense vectors; both sides are weighted alike, because in a
+                short text the saturated frequency is nearly constant.
+        """
+        weights: Floats = self._frequency(terms) * self._term_weights[terms.ids] ** np.float32(IDF_POWER)
+        values = np.round(weights, 4)
+        shown = values > 0
+        ids, values = terms.ids[shown], values[shown]
+        order = np.lexsort((ids, -values))
+        piece = self._tokenizer.piece
+        tokens = tuple(piece(token_id).removeprefix(WORD_START) for token_id in ids[order].tolist())
+        return SparseVector(ids[order], values[order].astype(np.float32, copy=False), tokens)
+
+    def sketch(self, terms: Terms, buckets: int) -> Floats:
+        """The terms hashed into ``buckets`` signed sums: (buckets,) of unit length, zero without terms.
+
+        The dot product of two sketches is, up to collisions, the cosine of the texts' tf-idf vectors.
+        """
+        hashes = hash_ids(terms.ids)
+        signs = np.where(hashes & np.uint64(1), np.float32(1), np.float32(-1))
+        slots = ((hashes >> np.uint64(8)) % np.uint64(buckets)).astype(np.intp)
+        weights = signs * self._frequency(terms) * self._term_weights[terms.ids]
+        sums = np.bincount(slots, weights, minlength=buckets).astype(np.float32)
+        norm = np.sqrt(np.dot(sums, sums))
+        sketch: Floats = sums / norm if norm > 1e-9 else np.zeros(buckets, np.float32)
+        return sketch
+
+    def _frequency(self, terms: Terms) -> Floats:
+        """Saturated term frequencies: (n,) in 0..1."""
+        ratio = min(terms.total / TYPICAL_LENGTH, LONGEST_RATIO)
+        half = np.float32(SATURATION * (1 - LENGTH_SHARE + LENGTH_SHARE * ratio))
+        frequency: Floats = terms.counts / (terms.counts + half)
+        return frequency
