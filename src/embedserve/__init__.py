@@ -1,3 +1,36 @@
-"""embedserve: text-embedding-v4 on your own machine."""
+"""embedserve: text-embedding-v4 on your own machine.
+
+>>> from embedserve import Embedder
+>>> Embedder().embed(["What is AI?"], dimension=512, output_type="dense&sparse").dense.shape
+(1, 512)
+
+Importing this package loads nothing heavy; the names below arrive on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from embedserve.embedding.embedder import Embedder, Embedding, Embeddings
+    from embedserve.embedding.sparse import SparseVector
+    from embedserve.errors import EmbedserveError
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Embedder": "embedserve.embedding.embedder",
+    "Embedding": "embedserve.embedding.embedder",
+    "Embeddings": "embedserve.embedding.embedder",
+    "SparseVector": "embedserve.embedding.sparse",
+    "EmbedserveError": "embedserve.errors",
+}
+
+__all__ = ["Embedder", "Embedding", "Embeddings", "EmbedserveError", "SparseVector", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if home := _HOMES.get(name):
+        return getattr(import_module(home), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

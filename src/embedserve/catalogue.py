@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from embedserve.errors import EmbedserveError, invalid_input
+from embedserve.errors import WRONG_URL, EmbedserveError, invalid_input
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,8 @@ class ModelCard:
         max_tokens: tokens per text.
         sparse: sparse output is offered.
         instruct: ``instruct`` has an effect.
-        cny_per_1k, usd_per_1m: list price of input tokens, None where none is published; batch work costs half.
+        cny_per_1k, usd_per_1m: list price of input tokens, None where none is
+            published; batch work costs half.
         free_tokens: the free quota of a new account.
     """
 
@@ -93,22 +94,25 @@ def find_model(name: str) -> ModelCard:
             "current user api does not support synchronous calls.",
             status=403,
             code="AccessDenied",
-            openai_code="model_not_supported",
             openai_status=404,
-            openai_message=f"Unsupported model `{name}` for OpenAI compatibility mode.",
+            openai_code="model_not_supported",
+            openai_message=_not_in_openai_mode(name),
         )
     if name in MULTIMODAL_MODELS:
         raise EmbedserveError(
-            "url error, please check url！ For details, see: "
-            "https://help.aliyun.com/zh/model-studio/error-code#error-url",
-            openai_code="model_not_supported",
+            WRONG_URL,
             openai_status=404,
-            openai_message=f"Unsupported model `{name}` for OpenAI compatibility mode.",
+            openai_code="model_not_supported",
+            openai_message=_not_in_openai_mode(name),
         )
     raise EmbedserveError(
         "Model not exist.",
+        openai_status=404,
         openai_code="model_not_found",
         openai_type="invalid_request_error",
-        openai_status=404,
         openai_message=f"The model `{name}` does not exist or you do not have access to it.",
     )
+
+
+def _not_in_openai_mode(name: str) -> str:
+    return f"Unsupported model `{name}` for OpenAI compatibility mode."

@@ -53,6 +53,13 @@ ENGINE_PREFIX = "<400> InternalError.Algo.InvalidParameter: "
 """What the original's gateway has put before engine messages since 2025-08, in both dialects."""
 
 
+WRONG_URL = (
+    "url error, please check url！ For details, see: "
+    "https://help.aliyun.com/zh/model-studio/error-code#error-url"
+)
+"""A model of another kind than the endpoint's; the exclamation mark is full-width in the original."""
+
+
 def invalid_input(message: str) -> EmbedserveError:
     """A value that the engine refuses (400 InvalidParameter, prefixed as the original does)."""
     return EmbedserveError(ENGINE_PREFIX + message, engine=True)

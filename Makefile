@@ -1,0 +1,33 @@
+# Two commands do everything on a fresh machine: `make run` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: run test check clean
+
+run: $(VENV)/.run  ## install, start the server on the bundled model, print a key and a curl line that works
+	$(BIN)/embedserve serve
+
+test: $(VENV)/.test check  ## lint, types, import contracts, tests
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p embedserve
+	$(BIN)/lint-imports
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e .
+	touch $@
+
+$(VENV)/.test: pyproject.toml tests/compat/node/package.json | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	command -v npm >/dev/null && npm install --silent --no-package-lock --prefix tests/compat/node || echo "no npm: the Node tests will be skipped"
+	touch $@ $(VENV)/.run
+
+clean:
+	rm -rf $(VENV) build dist tests/compat/node/node_modules

@@ -1,0 +1,5 @@
+"""``python -m embedserve``."""
+
+from embedserve.cli import main
+
+main()

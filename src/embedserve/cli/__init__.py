@@ -1,0 +1,55 @@
+"""The command line: one module a command, each imported only when it is the one that runs."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import typer
+
+from embedserve import __version__
+from embedserve.errors import EmbedserveError
+
+COMMANDS = {
+    "serve": "Start the server.",
+    "embed": "Embed the lines of a file.",
+    "doctor": "Say what this machine offers and what embedserve makes of it.",
+}
+"""name -> help line; ``embedserve.cli.<name>`` holds the command ``<name>``, or a group as ``app``."""
+
+
+def build(wanted: str | None) -> typer.Typer:
+    """The command line with ``wanted`` loaded; the others are stand-ins that only show their help line."""
+    app = typer.Typer(
+        help=f"embedserve {__version__}: text-embedding-v4 on your own machine.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    for name, help_line in COMMANDS.items():
+        if name != wanted:
+            app.command(name, help=help_line)(_stand_in)
+            continue
+        module = import_module(f"embedserve.cli.{name}")
+        if group := getattr(module, "app", None):
+            app.add_typer(group, name=name, help=help_line)
+        else:
+            app.command(name, help=help_line)(getattr(module, name))
+    return app
+
+
+def _stand_in() -> None:
+    """Never runs: the command that was asked for is always loaded."""
+
+
+def main() -> None:
+    """Entry point of the ``embedserve`` command; refusals are one line on stderr and exit code 2."""
+    wanted = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    if "--version" in sys.argv[1:2]:
+        print(__version__)
+        return
+    try:
+        build(wanted)()
+    except EmbedserveError as error:
+        print(f"embedserve: {error.message}", file=sys.stderr)
+        sys.exit(2)

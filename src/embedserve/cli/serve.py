@@ -1,0 +1,92 @@
+"""``embedserve serve``."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from embedserve.errors import EmbedserveError
+from embedserve.settings import Settings
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on (127.0.0.1).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on (8080); 0 takes a free one.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where keys, usage and jobs are kept.")] = None,
+    limits: Annotated[str | None, typer.Option(help="strict (as the original) or lenient.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="ladder or plain; see docs/quality.md.")] = None,
+    isa: Annotated[str | None, typer.Option(help="Instruction set of the engine; see `doctor`.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the engine; default: usable cores.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="critical, error, warning, info or debug.")] = None,
+) -> None:
+    """Start the server. Every option is also a setting EMBEDSERVE_*; see the README."""
+    given: dict[str, Any] = {name: value for name, value in locals().items() if value is not None}
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        told = [f"{e['loc'][0]} is {e['input']!r}: {e['msg']}" for e in error.errors(include_url=False)]
+        raise EmbedserveError("; ".join(told)) from None
+    run(settings)
+
+
+def run(settings: Settings) -> None:
+    """Load the model and answer until SIGTERM or Ctrl-C; what was accepted by then is answered first."""
+    import uvicorn
+
+    from embedserve.http.app import create_app
+    from embedserve.service import EmbeddingService
+
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    listener = listen(settings.host, settings.port)
+    service = EmbeddingService.open(settings)
+    host, port = listener.getsockname()[:2]
+    greet(f"http://{f'[{host}]' if ':' in host else host}:{port}", service)
+    uvicorn.Server(
+        uvicorn.Config(
+            create_app(service),
+            access_log=False,
+            log_level=settings.log_level,
+            log_config=None,
+            server_header=False,
+            # Above the 60 s for which pooled clients keep a connection (protocol notes 8.2).
+            timeout_keep_alive=75,
+        )
+    ).run([listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket; a port that is taken is one clear line, not a traceback after the model has loaded."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise SystemExit(
+            f"embedserve: cannot listen on {host}:{port} ({error.strerror}): choose another with --port"
+        ) from None
+    return listener
+
+
+def greet(url: str, service: Any) -> None:
+    """A curl line that works. The key is shown only on the start that made it."""
+    secret = service.accounts.new_secret
+    key = secret or "$DASHSCOPE_API_KEY"
+    lines = [f"embedserve on {url} ({service.engine.embedder.backbone.name})"]
+    if secret:
+        lines += [f"A new API key, shown this once: {secret}", f"  export DASHSCOPE_API_KEY={secret}"]
+    lines += [
+        "Try:",
+        f"  curl {url}/compatible-mode/v1/embeddings -H 'Content-Type: application/json' "
+        f'-H "Authorization: Bearer {key}" '
+        """-d '{"model": "text-embedding-v4", "input": "The quality of the clothes is excellent"}'""",
+    ]
+    print("\n".join(lines), file=sys.stderr, flush=True)

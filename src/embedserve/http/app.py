@@ -1,0 +1,79 @@
+"""The ASGI application: every route in one place."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
+
+from embedserve.errors import EmbedserveError
+from embedserve.http.dashscope import embeddings as native_embeddings
+from embedserve.http.dashscope import models as native_models
+from embedserve.http.errors import tell, tell_http, tell_unforeseen
+from embedserve.http.middleware.observe import ObserveMiddleware
+from embedserve.http.openai import embeddings as openai_embeddings
+from embedserve.http.openai import models as openai_models
+from embedserve.http.operator import probes
+from embedserve.service import EmbeddingService
+
+OPENAI_ROOTS = ("/compatible-mode/v1", "/v1", "")
+"""The original's root first; the others for people who give the base URL they are used to."""
+NATIVE_ROOTS = ("/api/v1", "")
+TEXT_EMBEDDING = "/services/embeddings/text-embedding/text-embedding"
+MULTIMODAL_EMBEDDING = "/services/embeddings/multimodal-embedding/multimodal-embedding"
+
+
+def openai_routes(root: str) -> list[BaseRoute]:
+    return [
+        Route(f"{root}/embeddings", openai_embeddings.create_embeddings, methods=["POST"]),
+        Route(f"{root}/models", openai_models.list_models),
+        Route(f"{root}/models/{{id}}", openai_models.get_model),
+    ]
+
+
+def native_routes(root: str) -> list[BaseRoute]:
+    return [
+        Route(f"{root}{TEXT_EMBEDDING}", native_embeddings.create_embeddings, methods=["POST"]),
+        Route(f"{root}{MULTIMODAL_EMBEDDING}", native_embeddings.create_multimodal, methods=["POST"]),
+    ]
+
+
+def operator_routes() -> list[BaseRoute]:
+    return [
+        Route("/health", probes.health),
+        Route("/ready", probes.ready),
+        Route("/metrics", probes.metrics),
+    ]
+
+
+def create_app(service: EmbeddingService) -> ASGIApp:
+    """The whole HTTP face of one service; it starts and closes with the application's lifespan."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        await service.start()
+        yield
+        await service.close()
+
+    app = Starlette(
+        routes=[
+            *(route for root in OPENAI_ROOTS for route in openai_routes(root)),
+            *(route for root in NATIVE_ROOTS for route in native_routes(root)),
+            Route("/api/v1/models", native_models.list_models),
+            *operator_routes(),
+        ],
+        middleware=[Middleware(GZipMiddleware, compresslevel=1)] if service.settings.gzip else [],
+        exception_handlers={EmbedserveError: tell, HTTPException: tell_http, Exception: tell_unforeseen},
+        lifespan=lifespan,
+    )
+    app.state.service = service
+    app.state.registry = CollectorRegistry()
+    # Around the application rather than inside it, so that even a reply to a bug carries its id.
+    return ObserveMiddleware(app, app.state.registry)

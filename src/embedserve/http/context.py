@@ -1,0 +1,36 @@
+"""What a handler knows about its request."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+
+from embedserve.accounts.caller import Caller
+from embedserve.service import EmbeddingService, EmbedReply
+
+CUT_HEADER = "x-embedserve-truncated"
+
+
+def service_of(request: Request) -> EmbeddingService:
+    service: EmbeddingService = request.app.state.service
+    return service
+
+
+def request_id_of(request: Request) -> str:
+    """The id that the middleware gave this request; it goes into the body and the ``x-request-id`` header."""
+    request_id: str = request.scope["embedserve.request_id"]
+    return request_id
+
+
+def authenticate(request: Request) -> Caller:
+    """The caller behind ``Authorization: Bearer``. Raises EmbedserveError (401)."""
+    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+    return service_of(request).accounts.authenticate(
+        secret.strip() if scheme.lower() == "bearer" else None,
+        request.headers.get("x-dashscope-workspace"),
+    )
+
+
+def cut_headers(answer: EmbedReply) -> dict[str, str]:
+    """``x-embedserve-truncated: 0=12,3=400``: tokens that ``truncate`` dropped, by row; absent if none."""
+    cuts = ",".join(f"{row}={tokens}" for row, tokens in answer.cuts.items())
+    return {CUT_HEADER: cuts} if cuts else {}

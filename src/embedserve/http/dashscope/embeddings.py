@@ -1,0 +1,45 @@
+"""POST /api/v1/services/embeddings/…"""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from embedserve.catalogue import MULTIMODAL_MODELS, find_model
+from embedserve.errors import WRONG_URL, EmbedserveError
+from embedserve.http.body import read_json
+from embedserve.http.context import authenticate, cut_headers, request_id_of, service_of
+from embedserve.http.dashscope.parsing import parse
+from embedserve.http.dashscope.rendering import render_reply
+from embedserve.http.json import reply
+
+
+async def create_embeddings(request: Request) -> Response:
+    service = service_of(request)
+    caller = authenticate(request)
+    body = await read_json(request, service.settings.max_body_bytes)
+    if "x-dashscope-encryptionkey" in request.headers:
+        raise EmbedserveError(
+            "encrypted input is not supported by this server: unset enable_encryption and send plain text "
+            "(the connection stays on your own machines)",
+        )
+    asked = parse(body, lenient=service.lenient)
+    if request.headers.get("x-dashscope-async", "").lower() == "enable":
+        find_model(asked.model)
+        raise EmbedserveError(
+            "Current user api does not support asynchronous calls.", status=403, code="AccessDenied"
+        )
+    answer = await service.embed(caller, asked)
+    return reply(render_reply(answer, request_id_of(request)), headers=cut_headers(answer))
+
+
+async def create_multimodal(request: Request) -> Response:
+    """The multimodal endpoint: known by name, nothing behind it."""
+    service = service_of(request)
+    authenticate(request)
+    body = await read_json(request, service.settings.max_body_bytes)
+    if body.get("model") in MULTIMODAL_MODELS:
+        raise EmbedserveError(
+            "Model can not be found.", status=404, code="ModelNotFound", openai_code="model_not_found"
+        )
+    raise EmbedserveError(WRONG_URL)

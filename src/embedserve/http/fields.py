@@ -1,0 +1,48 @@
+"""Checks of single fields that both dialects share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from embedserve.errors import invalid_input, not_text
+
+
+def check_rows(given: Any, *, lenient: bool) -> Sequence[str | Sequence[int]]:
+    """The rows of ``input`` as a list: one string is one row; lenient mode also takes arrays of token ids.
+
+    Raises:
+        EmbedserveError: 400 in the original's words for anything else.
+    """
+    if isinstance(given, str):
+        return [given]
+    if not isinstance(given, list):
+        raise not_text()
+    for row in given:
+        is_ids = lenient and isinstance(row, list) and row and all(type(i) is int for i in row)
+        if not (isinstance(row, str) or is_ids):
+            raise not_text()
+    return given
+
+
+def choice(fields: Mapping[str, Any], name: str, allowed: Sequence[str], default: Any) -> Any:
+    """A field with a few legal values; null counts as absent. Raises EmbedserveError (400)."""
+    value = fields.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, str) or value not in allowed:
+        shown = repr(value)[:40]
+        raise invalid_input(
+            f"Value error, {name} is {shown}, it should be one of {', '.join(allowed)}.: {name}"
+        )
+    return value
+
+
+def integer(fields: Mapping[str, Any], name: str) -> int | None:
+    """A whole number or nothing; 1024.0 counts as 1024. Raises EmbedserveError (400)."""
+    value = fields.get(name)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise invalid_input(f"Value error, {name} is {repr(value)[:40]}, it should be an integer.: {name}")

@@ -1,0 +1,20 @@
+"""JSON replies: key order as written, NumPy arrays without a detour through Python floats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+
+class JSONReply(Response):
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def reply(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> JSONReply:
+    return JSONReply(content, status, headers)

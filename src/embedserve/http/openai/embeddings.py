@@ -1,0 +1,25 @@
+"""POST …/embeddings."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from embedserve.embedding.embedder import Embedding
+from embedserve.http.body import read_json
+from embedserve.http.context import authenticate, cut_headers, request_id_of, service_of
+from embedserve.http.json import reply
+from embedserve.http.openai.parsing import parse, wants_nothing
+from embedserve.http.openai.rendering import render_reply
+from embedserve.service import EmbedReply
+
+
+async def create_embeddings(request: Request) -> Response:
+    service = service_of(request)
+    caller = authenticate(request)
+    body = await read_json(request, service.settings.max_body_bytes)
+    asked, encoding = parse(body, lenient=service.lenient)
+    answer = await service.embed(caller, asked)
+    if not service.lenient and wants_nothing(body):
+        answer = EmbedReply(answer.model, [Embedding(None, None, 0) for _ in answer.rows], answer.tokens)
+    return reply(render_reply(answer, encoding, request_id_of(request)), headers=cut_headers(answer))

@@ -1,0 +1,207 @@
+"""The service: admit ► embed ► settle. Every door that serves callers walks through it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from embedserve.accounts.accounts import Accounts
+from embedserve.accounts.caller import Caller
+from embedserve.catalogue import ModelCard, find_model
+from embedserve.embedding.dense import Role
+from embedserve.embedding.embedder import Embedder, Embedding, Options, OutputType, Prepared, Truncate
+from embedserve.errors import EmbedserveError, bad_length, invalid_input, too_many_rows
+from embedserve.scheduling.batcher import Lane
+from embedserve.scheduling.scheduler import Scheduler
+from embedserve.settings import Settings
+
+INLINE_CHARACTERS = 2_000
+"""Texts shorter than this together are tokenised on the event loop: it takes well under a millisecond."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """What a caller asks, free of any dialect.
+
+    Attributes:
+        inputs: texts, or arrays of token ids (lenient mode).
+        dimension: None for the model's default.
+        lane: ``interactive`` for somebody who waits, ``bulk`` for jobs.
+    """
+
+    model: str
+    inputs: Sequence[str | Sequence[int]]
+    text_type: Role | None = None
+    instruct: str | None = None
+    dimension: int | None = None
+    output_type: OutputType = "dense"
+    truncate: Truncate = "none"
+    lane: Lane = "interactive"
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedReply:
+    """The rows in the order of the inputs; in lenient mode a row may be the error that befell it."""
+
+    model: str
+    rows: Sequence[Embedding | EmbedserveError]
+    tokens: int
+
+    @property
+    def cuts(self) -> dict[int, int]:
+        """row -> tokens dropped by ``truncate``"""
+        return {i: row.cut for i, row in enumerate(self.rows) if isinstance(row, Embedding) and row.cut}
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One loaded network with the queue in front of it."""
+
+    embedder: Embedder
+    scheduler: Scheduler
+
+
+class EmbeddingService:
+    """Owns accounts and engines; the doors share one instance."""
+
+    def __init__(self, settings: Settings, accounts: Accounts, engine: Engine) -> None:
+        self.settings = settings
+        self.accounts = accounts
+        self.engine = engine
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="embedserve-text")
+        self._proved_at = -np.inf
+
+    @classmethod
+    def open(cls, settings: Settings) -> EmbeddingService:
+        """Load the model and the accounts. Raises ModelLoadError when the weights are not usable."""
+        embedder = Embedder(
+            recipe=settings.recipe, isa=settings.isa, threads=settings.threads, weights=settings.weights
+        )
+        scheduler = Scheduler(
+            embedder.backbone,
+            memory_limit=settings.memory_limit_mb * 2**20,
+            cache_bytes=settings.cache_mb * 2**20,
+        )
+        return cls(settings, Accounts.open(settings), Engine(embedder, scheduler))
+
+    async def start(self) -> None:
+        await self.accounts.start()
+        await self.engine.scheduler.start()
+        await self.prove()
+
+    async def close(self) -> None:
+        """Finish what was accepted, then let go of everything."""
+        await self.engine.scheduler.close()
+        await self.accounts.close()
+        self._threads.shutdown()
+        self.engine.embedder.close()
+
+    @property
+    def lenient(self) -> bool:
+        return self.settings.limits == "lenient"
+
+    def max_rows(self, card: ModelCard) -> int:
+        """Texts per request, by the limits in force."""
+        return self.settings.lenient_max_rows if self.lenient else card.max_rows
+
+    def describe(self, model: str) -> dict[str, object]:
+        """What serves a public model name: backbone and recipe, as ``GET /models/{id}`` shows them."""
+        embedder = self.engine.embedder
+        return {
+            "backbone": embedder.backbone.name,
+            "native_dimension": embedder.backbone.hidden_size,
+            "model": embedder.model.describe(),
+            "recipe": embedder.recipe.describe(),
+        }
+
+    async def prove(self, max_age: float = 10.0) -> None:
+        """A real forward pass, unless one succeeded in the last ``max_age`` seconds. Raises if it fails."""
+        if time.monotonic() - self._proved_at < max_age:
+            return
+        options = Options(dimension=64)
+        rows = await self._encode(
+            self.engine.embedder.prepare(["ready?"], options), options, "interactive", ""
+        )
+        if rows[0].dense is None or not np.isfinite(rows[0].dense).all():
+            raise EmbedserveError("the engine gives no finite vectors", status=503, code="ModelUnavailable")
+        self._proved_at = time.monotonic()
+
+    async def embed(self, caller: Caller, request: EmbedRequest) -> EmbedReply:
+        """Answer one request.
+
+        Raises:
+            EmbedserveError: refused (bad input, limits, quota) or not possible now; nothing is billed.
+        """
+        card = find_model(request.model)
+        inputs = self._check_rows(card, request)
+        options = Options(
+            text_type=request.text_type,
+            instruct=request.instruct if card.instruct else None,
+            dimension=card.choose_dimension(request.dimension),
+            output_type=request.output_type if card.sparse else "dense",
+            max_tokens=card.max_tokens,
+            truncate=request.truncate,
+        )
+        prepared, errors = await self._prepare(inputs, options)
+        tokens = sum(item.tokens for item in prepared)
+        reservation = await self.accounts.admit(caller, card.id, tokens)
+        try:
+            rows = iter(await self._encode(prepared, options, request.lane, caller.key_id))
+        except BaseException:
+            await self.accounts.release(reservation)
+            raise
+        await self.accounts.settle(reservation, tokens, door="batch" if request.lane == "bulk" else "sync")
+        return EmbedReply(
+            card.id, [errors[i] if i in errors else next(rows) for i in range(len(inputs))], tokens
+        )
+
+    def _check_rows(self, card: ModelCard, request: EmbedRequest) -> Sequence[str | Sequence[int]]:
+        limit = self.max_rows(card)
+        if len(request.inputs) > limit:
+            raise too_many_rows(limit)
+        if not request.inputs:
+            raise invalid_input(
+                f"Value error, batch size is invalid, it should be in [1, {limit}].: input.contents"
+            )
+        return request.inputs
+
+    async def _prepare(
+        self, inputs: Sequence[str | Sequence[int]], options: Options
+    ) -> tuple[list[Prepared], dict[int, EmbedserveError]]:
+        """Prepared texts, and the rows that cannot be (lenient mode; otherwise the first one is raised)."""
+        work = partial(self._prepare_rows, inputs, options)
+        if sum(map(len, inputs)) <= INLINE_CHARACTERS:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def _prepare_rows(
+        self, inputs: Sequence[str | Sequence[int]], options: Options
+    ) -> tuple[list[Prepared], dict[int, EmbedserveError]]:
+        embedder = self.engine.embedder
+        texts = [item if isinstance(item, str) else embedder.decode(item) for item in inputs]
+        errors: dict[int, EmbedserveError] = {}
+        if self.lenient and len(texts) > 1:
+            errors = {i: bad_length(options.max_tokens) for i, text in enumerate(texts) if not text.strip()}
+            if len(errors) == len(texts):
+                raise errors[0]
+        return embedder.prepare([text for i, text in enumerate(texts) if i not in errors], options), errors
+
+    async def _encode(
+        self, prepared: Sequence[Prepared], options: Options, lane: Lane, owner: str
+    ) -> list[Embedding]:
+        windows = [window for item in prepared for window in item.windows]
+        hidden = self.engine.embedder.backbone.hidden_size
+        vectors = np.empty((0, hidden), np.float32)
+        if windows:
+            vectors = await self.engine.scheduler.encode(windows, lane=lane, owner=owner)
+        rows, at = [], 0
+        for item in prepared:
+            rows.append(self.engine.embedder.finish(item, vectors[at : at + len(item.windows)], options))
+            at += len(item.windows)
+        return rows
