@@ -1,0 +1,268 @@
+"""Which windows run next: a pure object without threads, event loop, model or clock.
+
+Three rules, from the outside in:
+
+* *Lanes.* Bulk work runs only in chunks that no interactive work asked for, so a query overtakes it at
+  the next chunk boundary. A bulk lane that waited ``max_bulk_age`` seconds gets one chunk nevertheless.
+* *Owners* inside a lane share it evenly: the one that was served least goes first (start-time fair
+  queueing; one who comes back from a pause starts level with the others and has saved nothing up).
+* *Requests* of one owner go by the virtual time at which their next quantum would end if all of them ran
+  side by side (weighted fair queueing). A short request ends early in virtual time and overtakes; a long
+  one moves on by a quantum at its turn and cannot be starved, because virtual time passes with all work
+  done. Inside its quantum a request is not interrupted by its equals, so requests of one size run first
+  come, first served instead of all ending together.
+
+The unit of work is one *distinct* window. Requests that ask for the same window while it waits or runs
+share one :class:`Unit`, and the first turn that any of them gets serves all.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
+from typing import Generic, Literal, TypeVar
+
+Lane = Literal["interactive", "bulk"]
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class Unit(Generic[T]):
+    """One distinct window and the places its vector goes to."""
+
+    key: bytes
+    payload: T
+    cost: float
+    lane: Lane
+    seats: list[tuple[Request[T], int]] = field(default_factory=list)
+    taken: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Request(Generic[T]):
+    """What one caller waits for; ``open`` windows of it are still to come."""
+
+    lane: Lane = "interactive"
+    owner: str = ""
+    queue: deque[Unit[T]] = field(default_factory=deque)
+    open: int = 0
+    total: float = 0.0
+    served: float = 0.0
+    start: float = 0.0
+    withdrawn: bool = False
+
+    def quantum_end(self, quantum: float) -> float:
+        """Virtual time at which the quantum in progress would end."""
+        return self.start + min(self.total, (self.served // quantum + 1) * quantum)
+
+
+class VirtualTime:
+    """Passes by the work done, divided by how many compete for it.
+
+    It runs one piece of work behind: who comes while a piece runs starts level with that piece, hence
+    before whatever would have followed it.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._pending = 0.0
+
+    def pass_by(self, cost: float, competitors: int) -> None:
+        self.now += self._pending
+        self._pending = cost / max(1, competitors)
+
+    def reset(self) -> None:
+        self.now = self._pending = 0.0
+
+
+class OwnerQueue(Generic[T]):
+    """The waiting requests of one owner in one lane."""
+
+    def __init__(self, served: float) -> None:
+        self.served = served
+        self.time = VirtualTime()
+        self.heap: list[tuple[float, float, int, Request[T]]] = []
+
+    def push(self, request: Request[T], order: int, quantum: float) -> None:
+        # Between equals the one with less left goes first: it was started, or it is shorter.
+        left = request.total - request.served
+        heappush(self.heap, (request.quantum_end(quantum), left, order, request))
+
+    def peek(self) -> Unit[T] | None:
+        """The next unit; requests with nothing left to start are dropped on the way."""
+        while self.heap:
+            request = self.heap[0][3]
+            queue = request.queue
+            while queue and (queue[0].taken or not queue[0].seats):
+                queue.popleft()
+            if queue and not request.withdrawn:
+                return queue[0]
+            heappop(self.heap)
+        self.time.reset()
+        return None
+
+    def take(self, quantum: float) -> Unit[T]:
+        """Take the unit that :meth:`peek` showed."""
+        _, _, order, request = heappop(self.heap)
+        unit = request.queue.popleft()
+        self.time.pass_by(unit.cost, len(self.heap) + 1)
+        request.served += unit.cost
+        if request.queue:
+            self.push(request, order, quantum)
+        return unit
+
+
+class LaneQueue(Generic[T]):
+    """The owners that wait in one lane."""
+
+    def __init__(self) -> None:
+        self.time = VirtualTime()
+        self.owners: dict[str, OwnerQueue[T]] = {}
+        self.heap: list[tuple[float, int, str]] = []
+        self.waiting: set[str] = set()
+
+    def add(self, request: Request[T], order: int, quantum: float) -> None:
+        queue = self.owners.get(request.owner)
+        if queue is None:
+            queue = self.owners[request.owner] = OwnerQueue(self.time.now)
+        request.start = queue.time.now
+        queue.push(request, order, quantum)
+        if request.owner not in self.waiting:
+            queue.served = max(queue.served, self.time.now)
+            self.waiting.add(request.owner)
+            heappush(self.heap, (queue.served, order, request.owner))
+
+    def peek(self) -> Unit[T] | None:
+        while self.heap:
+            owner = self.heap[0][2]
+            unit = self.owners[owner].peek()
+            if unit is not None:
+                return unit
+            heappop(self.heap)
+            self.waiting.discard(owner)
+            if self.owners[owner].served <= self.time.now:
+                del self.owners[owner]  # nothing to remember: it would start level with the others anyway
+        self.owners.clear()
+        self.time.reset()
+        return None
+
+    def take(self, quantum: float) -> Unit[T]:
+        _, order, owner = heappop(self.heap)
+        queue = self.owners[owner]
+        unit = queue.take(quantum)
+        self.time.pass_by(unit.cost, len(self.heap) + 1)
+        queue.served += unit.cost
+        heappush(self.heap, (queue.served, order, owner))
+        return unit
+
+
+class Batcher(Generic[T]):
+    """The queue. Not thread-safe: whoever shares it between threads holds a lock.
+
+    Args:
+        budget: cost that a chunk may sum to; a single unit above it runs alone. May be changed at any time.
+        quantum: cost that a request may run for before its equals get a turn; the budget if omitted.
+        max_bulk_age: seconds that waiting bulk work goes without a chunk at most.
+    """
+
+    def __init__(self, *, budget: float, quantum: float | None = None, max_bulk_age: float = 1.0) -> None:
+        self.budget = budget
+        self.quantum = quantum
+        self.max_bulk_age = max_bulk_age
+        self.queued: dict[Lane, float] = {"interactive": 0.0, "bulk": 0.0}
+        """Cost of the distinct windows that wait, by lane."""
+        self._lanes: dict[Lane, LaneQueue[T]] = {"interactive": LaneQueue(), "bulk": LaneQueue()}
+        self._units: dict[bytes, Unit[T]] = {}
+        self._bulk_waits_since: float | None = None
+        self._order = count()
+
+    def __len__(self) -> int:
+        """Distinct windows that wait or run."""
+        return len(self._units)
+
+    def add(
+        self,
+        request: Request[T],
+        payloads: Sequence[T],
+        costs: Sequence[float],
+        keys: Sequence[bytes],
+        now: float,
+        places: Sequence[int] | None = None,
+    ) -> int:
+        """Queue a request.
+
+        Args:
+            payloads: the windows, with the cost (above zero) and the identity of each; equal keys mean
+                equal vectors.
+            places: the row of each window in the caller's result; counted from 0 if omitted.
+
+        Returns:
+            how many windows were already waiting or running for somebody.
+        """
+        shared = 0
+        for i, (payload, cost, key) in enumerate(zip(payloads, costs, keys, strict=True)):
+            unit = self._units.get(key)
+            if unit is None:
+                unit = self._units[key] = Unit(key, payload, cost, request.lane)
+                self.queued[request.lane] += cost
+            else:
+                shared += 1
+            unit.seats.append((request, i if places is None else places[i]))
+            if not unit.taken:
+                request.queue.append(unit)
+                request.total += cost
+        request.open += len(payloads)
+        if request.queue:
+            self._lanes[request.lane].add(request, next(self._order), self.quantum or self.budget)
+            if request.lane == "bulk" and self._bulk_waits_since is None:
+                self._bulk_waits_since = now
+        return shared
+
+    def withdraw(self, request: Request[T]) -> None:
+        """Forget a request: what of it has not started will not run unless somebody else asked too."""
+        request.withdrawn = True
+        for unit in request.queue:
+            if not unit.taken and unit.seats:
+                unit.seats = [seat for seat in unit.seats if seat[0] is not request]
+                if not unit.seats:
+                    self._drop(unit)
+        request.queue.clear()
+
+    def next_chunk(self, now: float) -> list[Unit[T]]:
+        """The units to run now, of one lane, in order; empty when nothing waits."""
+        interactive, bulk = self._lanes["interactive"], self._lanes["bulk"]
+        if bulk.peek() is None:
+            self._bulk_waits_since = None
+        aged = self._bulk_waits_since is not None and now - self._bulk_waits_since >= self.max_bulk_age
+        lane = bulk if aged else interactive
+        chunk = self._fill(lane)
+        if not chunk and lane is interactive:
+            lane = bulk
+            chunk = self._fill(lane)
+        if lane is bulk:
+            self._bulk_waits_since = now if bulk.peek() else None
+        return chunk
+
+    def finish(self, units: Sequence[Unit[T]]) -> None:
+        """Say that these units of a chunk have run (or failed): the same windows would be computed anew."""
+        for unit in units:
+            self._units.pop(unit.key, None)
+
+    def _fill(self, lane: LaneQueue[T]) -> list[Unit[T]]:
+        chunk: list[Unit[T]] = []
+        room = self.budget
+        quantum = self.quantum or self.budget
+        while (unit := lane.peek()) and (unit.cost <= room or not chunk):
+            lane.take(quantum)
+            unit.taken = True
+            room -= unit.cost
+            self.queued[unit.lane] -= unit.cost
+            chunk.append(unit)
+        return chunk
+
+    def _drop(self, unit: Unit[T]) -> None:
+        self.queued[unit.lane] -= unit.cost
+        del self._units[unit.key]
