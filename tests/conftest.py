@@ -10,6 +10,8 @@ import pytest
 from embedserve import Embedder
 from serving import Server
 
+pytest_plugins = ["real_servers"]
+
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:

@@ -1,0 +1,162 @@
+"""Connections: how a database is opened, and what a transaction is on each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from embedserve.errors import EmbedserveError
+from embedserve.storage.migrate import SCHEMA, read_stamp, upgrade
+
+FILE_NAME = "embedserve.db"
+
+
+class Database:
+    """A pool of connections to one migrated database. Every method blocks: call it from a thread.
+
+    ``read()`` and ``write()`` give a SQLAlchemy connection inside a transaction that is committed when the
+    block ends and rolled back when it raises. A write transaction takes SQLite's write lock at once
+    (``BEGIN IMMEDIATE``), so that two processes wait for one another and never fail half way.
+
+    Attributes:
+        timeout: seconds that connecting, waiting for a lock, or one statement may take (PostgreSQL); on
+            SQLite the wait for the lock.
+    """
+
+    def __init__(self, engine: Engine, timeout: float) -> None:
+        self.engine = engine
+        self.timeout = timeout
+        self._writer = engine.execution_options(embedserve_write=True)
+
+    @classmethod
+    def open(cls, data_dir: Path, url: str | None = None, *, timeout: float = 5.0) -> Database:
+        """Connect and migrate.
+
+        Args:
+            data_dir: where the SQLite file lies (made when missing, for its owner alone).
+            url: an SQLAlchemy URL instead, ``postgresql://…`` or ``sqlite:///…``.
+
+        Raises:
+            EmbedserveError: not reachable, its driver is not installed, or from a newer release.
+        """
+        target = _parse(url) if url else None
+        if target is None or target.get_backend_name() == "sqlite":
+            database = cls(_open_sqlite(target, data_dir, timeout), timeout)
+        elif target.get_backend_name() == "postgresql":
+            database = cls(_open_postgresql(target, timeout), timeout)
+        else:
+            raise _unusable(f"database_url starts with {target.drivername}: use sqlite:/// or postgresql://.")
+        try:
+            with database.read() as connection:
+                current = read_stamp(connection) == SCHEMA
+            if not current:
+                with database.write() as connection:
+                    upgrade(connection)
+        except SQLAlchemyError as error:
+            database.close()
+            shown = database.engine.url.render_as_string(hide_password=True)
+            raise _unusable(f"The database {shown} cannot be used: {_first_line(error)}") from error
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    @property
+    def dialect(self) -> str:
+        """``sqlite`` or ``postgresql``"""
+        return self.engine.dialect.name
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        with self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        with self._writer.begin() as connection:
+            yield connection
+
+    def upsert(self, table: sa.Table) -> Any:
+        """An INSERT of the dialect in use, for ``on_conflict_do_update`` and ``…_do_nothing``."""
+        return upsert(self.dialect, table)
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def upsert(dialect: str, table: sa.Table) -> Any:
+    if dialect == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+
+        return postgresql_insert(table)
+    from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+    return sqlite_insert(table)
+
+
+def _parse(url: str) -> URL:
+    try:
+        target = make_url(url)
+    except sa.exc.ArgumentError as error:
+        # The URL may hold a password: it is not repeated.
+        raise _unusable("database_url is no URL; expected postgresql://user@host/name.") from error
+    if target.drivername in ("postgresql", "postgres"):
+        target = target.set(drivername="postgresql+psycopg")
+    return target
+
+
+def _open_sqlite(target: URL | None, data_dir: Path, timeout: float) -> Engine:
+    if target is None:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = data_dir / FILE_NAME
+        path.touch(mode=0o600)
+        target = URL.create("sqlite", database=str(path))
+    engine = sa.create_engine(target, connect_args={"timeout": timeout}, pool_timeout=timeout)
+
+    @sa.event.listens_for(engine, "connect")
+    def prepare(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # begin() below says when a transaction starts, not the driver
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout"):
+            value = f"{pragma}={int(timeout * 1000)}" if pragma == "busy_timeout" else pragma
+            connection.execute(f"PRAGMA {value}")
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("embedserve_write")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _open_postgresql(target: URL, timeout: float) -> Engine:
+    milliseconds = int(timeout * 1000)
+    try:
+        return sa.create_engine(
+            target,
+            pool_size=5,
+            max_overflow=10,
+            pool_timeout=timeout,
+            pool_pre_ping=True,
+            connect_args={
+                "connect_timeout": max(2, round(timeout)),  # libpq takes no less than two seconds
+                "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}",
+                "application_name": "embedserve",
+            },
+        )
+    except ModuleNotFoundError as error:
+        raise _unusable("PostgreSQL needs its driver: pip install 'embedserve[postgres]'.") from error
+
+
+def _unusable(message: str) -> EmbedserveError:
+    return EmbedserveError(message, status=500, code="InternalError", openai_code="internal_error")
+
+
+def _first_line(error: SQLAlchemyError) -> str:
+    cause = getattr(error, "orig", None) or error
+    return str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__

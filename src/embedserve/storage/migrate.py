@@ -1,0 +1,64 @@
+"""Brings a database to the schema of this release.
+
+Alembic does the work and is imported only when there is any: reading the stamp of a database that is
+already current costs one query, so a restart does not pay for it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, inspect, text
+
+from embedserve.errors import EmbedserveError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+SCHEMA = "0001"
+"""The newest revision in ``migrations/versions``; a test holds that it is."""
+
+_LOCK = 0x656D6265647365  # "embedse": the advisory lock that keeps two starting servers apart
+
+
+def alembic_config() -> Config:
+    """Alembic's view of the migrations inside this package."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+def read_stamp(connection: Connection) -> str | None:
+    """The revision a database is at, None for an empty one."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def upgrade(connection: Connection) -> bool:
+    """Migrate inside the caller's write transaction; true when there was something to do.
+
+    Raises:
+        EmbedserveError: the database was written by a newer release.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    stamp = read_stamp(connection)
+    if stamp == SCHEMA:
+        return False
+    if stamp is not None and stamp > SCHEMA:
+        raise EmbedserveError(
+            f"The database is at schema {stamp}, this release knows up to {SCHEMA}: start it with "
+            "the release that wrote it, or give another --data-dir or --database-url.",
+            status=500,
+            code="InternalError",
+        )
+    from alembic import command
+
+    config = alembic_config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, SCHEMA)
+    return True

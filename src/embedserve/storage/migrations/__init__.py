@@ -1,0 +1,1 @@
+"""Alembic's environment: one file a schema change, run by :mod:`embedserve.storage.migrate`."""
