@@ -48,6 +48,7 @@ class Normaliser:
 
     def __init__(self, weights: BundledWeights) -> None:
         self._table: dict[int, str] = dict(weights.normal_forms)
+        self._table[0] = ""  # the stored table begins at 1
         self._table[ord(WORD_START)] = " "  # a literal word mark means a space, as in SentencePiece
         for surrogate in range(0xD800, 0xE000):  # JSON can smuggle in lone ones; they have no UTF-8 form
             self._table[surrogate] = "\ufffd"
