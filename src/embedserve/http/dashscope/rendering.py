@@ -6,7 +6,7 @@ from typing import Any
 
 from embedserve.embedding.embedder import Embedding
 from embedserve.errors import EmbedserveError
-from embedserve.http.json import JSONReply, reply
+from embedserve.http.json import JSONReply, reply, retry_headers
 from embedserve.http.sparse import sparse_entries
 from embedserve.service import EmbedReply
 
@@ -33,5 +33,4 @@ def render_reply(answer: EmbedReply, request_id: str) -> dict[str, Any]:
 
 def render_error(error: EmbedserveError, request_id: str) -> JSONReply:
     body = {"code": error.code, "message": error.message, "request_id": request_id}
-    headers = {"retry-after": str(int(error.retry_after) + 1)} if error.retry_after is not None else None
-    return reply(body, error.status, headers)
+    return reply(body, error.status, retry_headers(error))

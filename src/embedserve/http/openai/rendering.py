@@ -10,7 +10,7 @@ import numpy as np
 from embedserve.embedding.backbones.base import Floats
 from embedserve.embedding.embedder import Embedding
 from embedserve.errors import EmbedserveError
-from embedserve.http.json import JSONReply, reply
+from embedserve.http.json import JSONReply, reply, retry_headers
 from embedserve.http.openai.parsing import Encoding
 from embedserve.http.sparse import sparse_entries
 from embedserve.service import EmbedReply
@@ -68,5 +68,4 @@ def error_body(error: EmbedserveError, request_id: str) -> dict[str, Any]:
 
 
 def render_error(error: EmbedserveError, request_id: str) -> JSONReply:
-    headers = {"retry-after": str(int(error.retry_after) + 1)} if error.retry_after is not None else None
-    return reply(error_body(error, request_id), error.openai_status, headers)
+    return reply(error_body(error, request_id), error.openai_status, retry_headers(error))
