@@ -16,7 +16,7 @@ from embedserve.errors import EmbedserveError
 if TYPE_CHECKING:
     from alembic.config import Config
 
-SCHEMA = "0001"
+SCHEMA = "0002"
 """The newest revision in ``migrations/versions``; a test holds that it is."""
 
 _LOCK = 0x656D6265647365  # "embedse": the advisory lock that keeps two starting servers apart

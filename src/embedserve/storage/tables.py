@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Date, Float, Index, Integer, MetaData, String, Table
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Date,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 from sqlalchemy import text as sql
 
 metadata = MetaData(
@@ -82,3 +95,83 @@ free_quota = Table(
     Column("first_used_at", Float, nullable=False),
     comment="When the validity of a model's free tokens began",
 )
+
+files = Table(
+    "files",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("workspace", String(64), nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("filename", String(512), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),
+    Column("job_id", String(64)),
+    Column("suffix", String(16)),
+    comment="Uploads (one file on disk), and outputs (parts with this suffix in the folder of the job)",
+)
+
+files_by_workspace = Index("ix_files_workspace", files.c.workspace, files.c.created_at)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("kind", String(8), nullable=False),
+    Column("workspace", String(64), nullable=False),
+    Column("key_id", String(64), nullable=False),
+    Column("request_id", String(64), nullable=False),
+    Column("model", String(100), nullable=False, server_default=""),
+    Column("endpoint", String(64), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("input_file_id", String(64)),
+    Column("input_url", String(4096)),
+    Column("options", Text, nullable=False, server_default="{}"),
+    Column("metadata", Text),
+    Column("title", String(100), nullable=False, server_default=""),
+    Column("callback", String(4096)),
+    Column("window", String(8), nullable=False, server_default=""),
+    Column("deadline", Float, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("in_progress_at", Float),
+    Column("finalizing_at", Float),
+    Column("cancelling_at", Float),
+    Column("ended_at", Float),
+    Column("errors", Text),
+    Column("total", Integer, nullable=False, server_default=sql("0")),
+    Column("completed", Integer, nullable=False, server_default=sql("0")),
+    Column("failed", Integer, nullable=False, server_default=sql("0")),
+    Column("tokens", BigInteger, nullable=False, server_default=sql("0")),
+    Column("output_bytes", BigInteger, nullable=False, server_default=sql("0")),
+    Column("error_bytes", BigInteger, nullable=False, server_default=sql("0")),
+    Column("chunks_left", Integer, nullable=False, server_default=sql("0")),
+    Column("served_at", Float, nullable=False, server_default=sql("0")),
+    Column("output_file_id", String(64)),
+    Column("error_file_id", String(64)),
+    Column("owner", String(64)),
+    Column("lease_until", Float),
+    comment="Batches and asynchronous tasks; a worker leases one to check it, then its chunks to run",
+)
+
+jobs_by_workspace = Index("ix_jobs_workspace", jobs.c.workspace, jobs.c.created_at)
+jobs_by_status = Index("ix_jobs_status", jobs.c.status, jobs.c.served_at)
+
+job_chunks = Table(
+    "job_chunks",
+    metadata,
+    Column("job_id", String(64), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("first_line", Integer, nullable=False),
+    Column("lines", Integer, nullable=False),
+    Column("start", BigInteger, nullable=False),
+    Column("length", BigInteger, nullable=False),
+    Column("done", Boolean, nullable=False, server_default=sql("false")),
+    Column("output_bytes", BigInteger, nullable=False, server_default=sql("0")),
+    Column("error_bytes", BigInteger, nullable=False, server_default=sql("0")),
+    Column("owner", String(64)),
+    Column("lease_until", Float),
+    comment="Consecutive lines of a job's input; done is set in the transaction that bills them",
+)
+
+open_chunks = Index("ix_job_chunks_open", job_chunks.c.job_id, job_chunks.c.done, job_chunks.c.number)
