@@ -143,3 +143,102 @@ def write_qwen3(folder: Path, *, vocabulary: int = 3000, shard: str = "100GB", *
     }
     (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
     return folder
+
+
+WORDS = "the of capital china beijing is what a query passage gravity force attracts bodies"
+PIECES = [*WORDS.split(), *"重力引"]
+
+
+def write_unigram_tokenizer(folder: Path) -> int:
+    """A small XLM-RoBERTa ``tokenizer.json``: <s> pad </s> <unk>, Unigram pieces, <mask>."""
+    tokenizers = pytest.importorskip("tokenizers")
+    letters = [chr(code) for code in range(33, 127)] + list("éüßœ你好世界")
+    words = [f"▁{word}" for word in PIECES] + [*PIECES[14:], "▁", *letters]
+    vocabulary = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    seen = {word: None for word in words}
+    vocabulary += [(word, -2.0 - at / 50) for at, word in enumerate(seen)]
+    vocabulary += [("<mask>", 0.0)]
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.Unigram(vocabulary, unk_id=3))
+    tokenizer.normalizer = tokenizers.normalizers.NFKC()
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    tokenizer.add_special_tokens([tokenizers.AddedToken(token, special=True) for token in special])
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    told = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "cls_token": "<s>",
+        "sep_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+        "model_max_length": 512,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    return len(vocabulary)
+
+
+def write_encoder(
+    folder: Path,
+    *,
+    family: str = "xlm-roberta",
+    pooling: str = "mean",
+    prompts: dict[str, str] | None = None,
+    sparse_head: bool = False,
+    legacy: bool = False,
+    **shape: Any,
+) -> Path:
+    """A random sentence-transformers folder: BERT or XLM-R, pooling, normalise, optional prompts."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    folder.mkdir(parents=True, exist_ok=True)
+    size = write_unigram_tokenizer(folder)
+    torch.manual_seed(13)
+    told = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 514 if family != "bert" else 512,
+        "pad_token_id": 1,
+        "type_vocab_size": 1 if family != "bert" else 2,
+        "layer_norm_eps": 1e-5 if family != "bert" else 1e-12,
+        **shape,
+    }
+    config_class, model_class = {
+        "bert": (transformers.BertConfig, transformers.BertModel),
+        "xlm-roberta": (transformers.XLMRobertaConfig, transformers.XLMRobertaModel),
+    }[family]
+    model = model_class(config_class(**told, vocab_size=size))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(torch.randn_like(parameter) * (0.1 if "bias" in name else 0.15))
+            if "LayerNorm.weight" in name:
+                parameter.add_(1)
+    model.save_pretrained(folder)
+    if legacy:  # as bge-m3 is published
+        (folder / "model.safetensors").unlink()
+        torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    modules = ["Transformer", "Pooling", "Normalize"]
+    paths = ["", "1_Pooling", "2_Normalize"]
+    listed = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (kind, path) in enumerate(zip(modules, paths, strict=True))
+    ]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    modes = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}
+    pooled = {"word_embedding_dimension": told["hidden_size"], **dict.fromkeys(modes.values(), False)}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooled | {modes[pooling]: True}))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 512}))
+    if prompts:
+        stated = {"prompts": prompts, "default_prompt_name": None}
+        (folder / "config_sentence_transformers.json").write_text(json.dumps(stated))
+    if sparse_head:
+        head = {"weight": torch.randn(1, told["hidden_size"]) * 0.2, "bias": torch.tensor([0.05])}
+        torch.save(head, folder / "sparse_linear.pt")
+    return folder
