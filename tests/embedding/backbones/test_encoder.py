@@ -88,6 +88,7 @@ def test_the_sparse_head_follows_the_published_formula(tmp_path: Path) -> None:
     rows = backbone.encode(windows)
     model = transformers.AutoModel.from_pretrained(folder).eval()
     head = torch.load(folder / "sparse_linear.pt", weights_only=True)
+    total = 0
     for window, row in zip(windows, rows, strict=True):
         with torch.no_grad():
             ids = torch.from_numpy(window.ids.astype(np.int64))[None]
@@ -98,11 +99,12 @@ def test_the_sparse_head_follows_the_published_formula(tmp_path: Path) -> None:
             if weight > 0 and token not in (0, 1, 2, 3):
                 expected[token] = max(weight, expected.get(token, 0))
         found, values = read_slots(row[backbone.state_size :])
-        assert expected
+        total += len(expected)
         assert set(found.tolist()) == set(expected)
         assert values.tolist() == sorted(values.tolist(), reverse=True)
         for token, value in zip(found.tolist(), values.tolist(), strict=True):
             assert value == pytest.approx(expected[token], abs=1e-4)
+    assert total > 10
 
 
 def test_more_ids_than_slots_keep_the_heaviest() -> None:

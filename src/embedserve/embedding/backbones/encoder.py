@@ -89,8 +89,8 @@ class EncoderBackbone(TorchBackbone):
         if family not in FAMILIES or activation != "gelu" or positions != "absolute":
             raise ModelLoadError(
                 f"{checkpoint.folder} is a {family!r} model with {activation} and {positions} positions; "
-                f"this backbone computes {', '.join(FAMILIES)} with gelu and absolute ones: serve it by a remote "
-                "engine instead"
+                f"this backbone computes {', '.join(FAMILIES)} with gelu and absolute ones: serve it by a "
+                "remote engine instead"
             )
         precision, device = self.runtime.precision, self.runtime.device
         self.name = f"encoder-torch-{device.partition(':')[0]}-{precision}"
