@@ -7,10 +7,10 @@ Three rules, from the outside in:
 * *Owners* inside a lane share it evenly: the one that was served least goes first (start-time fair
   queueing; one who comes back from a pause starts level with the others and has saved nothing up).
 * *Requests* of one owner go by the virtual time at which their next quantum would end if all of them ran
-  side by side (weighted fair queueing). A short request ends early in virtual time and overtakes; a long
-  one moves on by a quantum at its turn and cannot be starved, because virtual time passes with all work
-  done. Inside its quantum a request is not interrupted by its equals, so requests of one size run first
-  come, first served instead of all ending together.
+  side by side (weighted fair queueing). A short request ends early in virtual time and overtakes a long
+  one; inside its quantum a request is not interrupted by its equals, so requests of one size run first
+  come, first served instead of all ending together. One part in eight of the work goes to the request
+  that came first, so that even a flood of short ones cannot keep a long one from its end.
 
 The unit of work is one *distinct* window. Requests that ask for the same window while it waits or runs
 share one :class:`Unit`, and the first turn that any of them gets serves all.
@@ -23,10 +23,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
-from typing import Generic, Literal, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 
 Lane = Literal["interactive", "bulk"]
 T = TypeVar("T")
+
+ELDEST_SHARE: Final = 8
+"""One part in this many of an owner's work goes to the request that came first, whatever came later."""
 
 
 @dataclass(slots=True, eq=False)
@@ -53,6 +56,13 @@ class Request(Generic[T]):
     served: float = 0.0
     start: float = 0.0
     withdrawn: bool = False
+
+    def next_unit(self) -> Unit[T] | None:
+        """The first window that neither started with somebody else nor was given up by all."""
+        queue = self.queue
+        while queue and (queue[0].taken or not queue[0].seats):
+            queue.popleft()
+        return queue[0] if queue else None
 
     def quantum_end(self, quantum: float) -> float:
         """Virtual time at which the quantum in progress would end."""
@@ -84,35 +94,58 @@ class OwnerQueue(Generic[T]):
     def __init__(self, served: float) -> None:
         self.served = served
         self.time = VirtualTime()
-        self.heap: list[tuple[float, float, int, Request[T]]] = []
+        self._heap: list[tuple[float, float, int, Request[T]]] = []
+        self._arrivals: deque[Request[T]] = deque()
+        self._passed_over = 0.0
+        """Cost that ran before the eldest request since it was last served."""
 
-    def push(self, request: Request[T], order: int, quantum: float) -> None:
-        # Between equals the one with less left goes first: it was started, or it is shorter.
-        left = request.total - request.served
-        heappush(self.heap, (request.quantum_end(quantum), left, order, request))
+    def add(self, request: Request[T], order: int, quantum: float) -> None:
+        request.start = self.time.now
+        self._arrivals.append(request)
+        self._push(request, order, quantum)
 
-    def peek(self) -> Unit[T] | None:
+    def peek(self, quantum: float) -> Unit[T] | None:
         """The next unit; requests with nothing left to start are dropped on the way."""
-        while self.heap:
-            request = self.heap[0][3]
-            queue = request.queue
-            while queue and (queue[0].taken or not queue[0].seats):
-                queue.popleft()
-            if queue and not request.withdrawn:
-                return queue[0]
-            heappop(self.heap)
-        self.time.reset()
-        return None
+        heap, arrivals = self._heap, self._arrivals
+        while arrivals and not arrivals[0].next_unit():
+            arrivals.popleft()
+        if not arrivals:
+            heap.clear()
+            self.time.reset()
+            return None
+        eldest = arrivals[0].next_unit()
+        if eldest and self._passed_over >= (ELDEST_SHARE - 1) * eldest.cost:
+            return eldest
+        while not (unit := heap[0][3].next_unit()) or heap[0][0] < heap[0][3].quantum_end(quantum):
+            _, _, order, request = heappop(heap)
+            if unit:  # it was served as the eldest meanwhile
+                self._push(request, order, quantum)
+        return unit
 
     def take(self, quantum: float) -> Unit[T]:
-        """Take the unit that :meth:`peek` showed."""
-        _, _, order, request = heappop(self.heap)
-        unit = request.queue.popleft()
-        self.time.pass_by(unit.cost, len(self.heap) + 1)
+        """Take the unit that :meth:`peek` shows."""
+        unit = self.peek(quantum)
+        assert unit is not None
+        eldest = self._arrivals[0]
+        self.time.pass_by(unit.cost, len(self._heap))
+        if eldest.next_unit() is unit:
+            request = eldest
+            self._passed_over = max(0.0, self._passed_over - ELDEST_SHARE * unit.cost)
+        else:
+            request = self._heap[0][3]
+            self._passed_over += unit.cost
+        request.queue.popleft()
         request.served += unit.cost
-        if request.queue:
-            self.push(request, order, quantum)
+        if self._heap[0][3] is request:
+            _, _, order, _ = heappop(self._heap)
+            if request.queue:
+                self._push(request, order, quantum)
         return unit
+
+    def _push(self, request: Request[T], order: int, quantum: float) -> None:
+        # Between equals the one with less left goes first: it was started, or it is shorter.
+        left = request.total - request.served
+        heappush(self._heap, (request.quantum_end(quantum), left, order, request))
 
 
 class LaneQueue(Generic[T]):
@@ -128,17 +161,17 @@ class LaneQueue(Generic[T]):
         queue = self.owners.get(request.owner)
         if queue is None:
             queue = self.owners[request.owner] = OwnerQueue(self.time.now)
-        request.start = queue.time.now
-        queue.push(request, order, quantum)
+        queue.add(request, order, quantum)
         if request.owner not in self.waiting:
             queue.served = max(queue.served, self.time.now)
             self.waiting.add(request.owner)
             heappush(self.heap, (queue.served, order, request.owner))
 
-    def peek(self) -> Unit[T] | None:
+    def peek(self, quantum: float) -> Unit[T] | None:
+        """The next unit; owners with nothing left to start are dropped on the way."""
         while self.heap:
             owner = self.heap[0][2]
-            unit = self.owners[owner].peek()
+            unit = self.owners[owner].peek(quantum)
             if unit is not None:
                 return unit
             heappop(self.heap)
@@ -233,17 +266,13 @@ class Batcher(Generic[T]):
 
     def next_chunk(self, now: float) -> list[Unit[T]]:
         """The units to run now, of one lane, in order; empty when nothing waits."""
-        interactive, bulk = self._lanes["interactive"], self._lanes["bulk"]
-        if bulk.peek() is None:
+        if not self._peek("bulk"):
             self._bulk_waits_since = None
         aged = self._bulk_waits_since is not None and now - self._bulk_waits_since >= self.max_bulk_age
-        lane = bulk if aged else interactive
+        lane: Lane = "bulk" if aged or not self._peek("interactive") else "interactive"
         chunk = self._fill(lane)
-        if not chunk and lane is interactive:
-            lane = bulk
-            chunk = self._fill(lane)
-        if lane is bulk:
-            self._bulk_waits_since = now if bulk.peek() else None
+        if lane == "bulk":
+            self._bulk_waits_since = now if self._peek("bulk") else None
         return chunk
 
     def finish(self, units: Sequence[Unit[T]]) -> None:
@@ -251,12 +280,14 @@ class Batcher(Generic[T]):
         for unit in units:
             self._units.pop(unit.key, None)
 
-    def _fill(self, lane: LaneQueue[T]) -> list[Unit[T]]:
+    def _peek(self, lane: Lane) -> Unit[T] | None:
+        return self._lanes[lane].peek(self.quantum or self.budget)
+
+    def _fill(self, lane: Lane) -> list[Unit[T]]:
         chunk: list[Unit[T]] = []
         room = self.budget
-        quantum = self.quantum or self.budget
-        while (unit := lane.peek()) and (unit.cost <= room or not chunk):
-            lane.take(quantum)
+        while (unit := self._peek(lane)) and (unit.cost <= room or not chunk):
+            self._lanes[lane].take(self.quantum or self.budget)
             unit.taken = True
             room -= unit.cost
             self.queued[unit.lane] -= unit.cost
