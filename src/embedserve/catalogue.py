@@ -65,6 +65,17 @@ MODELS = MappingProxyType(
     }
 )
 
+PUBLISHED_RATE_LIMITS = MappingProxyType(
+    {
+        "text-embedding-v4": (1_800, 1_200_000),
+        "text-embedding-v3": (6_000, 24_000_000),
+        "text-embedding-v2": (1_800, 1_200_000),
+        "text-embedding-v1": (1_800, 1_200_000),
+    }
+)
+"""Requests and tokens a minute of one account. Only v3's (international site) were read at the source; the
+others are unconfirmed. Enforced only by a plan that says ``published = true``."""
+
 ASYNC_MODELS = frozenset({"text-embedding-async-v1", "text-embedding-async-v2"})
 """Served by tasks only (files in, files out)."""
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from embedserve.accounts.accounts import Accounts
 from embedserve.accounts.caller import Caller
+from embedserve.accounts.ledger import Door
 from embedserve.catalogue import ModelCard, find_model
 from embedserve.embedding.dense import Role
 from embedserve.embedding.embedder import Embedder, Embedding, Options, OutputType, Prepared, Truncate
@@ -132,8 +133,8 @@ class EmbeddingService:
             raise EmbedserveError("the engine gives no finite vectors", status=503, code="ModelUnavailable")
         self._proved_at = time.monotonic()
 
-    async def embed(self, caller: Caller, request: EmbedRequest) -> EmbedReply:
-        """Answer one request.
+    async def embed(self, caller: Caller, request: EmbedRequest, request_id: str | None = None) -> EmbedReply:
+        """Answer one request; ``request_id`` (unique, the one that the reply carries) names it in the ledger.
 
         Raises:
             EmbedserveError: refused (bad input, limits, quota) or not possible now; nothing is billed.
@@ -150,13 +151,14 @@ class EmbeddingService:
         )
         prepared, errors = await self._prepare(inputs, options)
         tokens = sum(item.tokens for item in prepared)
-        reservation = await self.accounts.admit(caller, card.id, tokens)
+        door: Door = "batch" if request.lane == "bulk" else "sync"
+        reservation = await self.accounts.admit(caller, card.id, tokens, request_id=request_id, door=door)
         try:
             rows = iter(await self._encode(prepared, options, request.lane, caller.key_id))
         except BaseException:
             await self.accounts.release(reservation)
             raise
-        await self.accounts.settle(reservation, tokens, door="batch" if request.lane == "bulk" else "sync")
+        await self.accounts.settle(reservation, tokens)
         return EmbedReply(
             card.id, [errors[i] if i in errors else next(rows) for i in range(len(inputs))], tokens
         )

@@ -44,6 +44,38 @@ class Settings(BaseSettings):
         description="A key to accept (also read from `DASHSCOPE_API_KEY`). "
         "Without one, the first start makes a key and prints it once.",
     )
+    admin_key: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="The key of the admin API under `/admin`; without one it is not there. "
+        "Never accepted for embeddings.",
+    )
+    plan: Path | None = Field(
+        None,
+        description="A TOML file of rate limits, prices and free quota (docs/accounts.md); "
+        "default: nothing is limited, everything is counted.",
+    )
+    database_url: SecretStr | None = Field(
+        None,
+        description="`postgresql://…` for servers that share their accounts; default: SQLite in `data_dir`.",
+    )
+    database_timeout: float = Field(
+        5.0, gt=0, le=60, description="Seconds that the database may take before a request is given up."
+    )
+    database_sync: Literal["normal", "full"] = Field(
+        "normal",
+        description="Of SQLite. `normal` survives kill -9 at any moment; `full` also the loss of power, "
+        "at one wait for the disk a group of requests.",
+    )
+    redis_url: SecretStr | None = Field(
+        None, description="`redis://…` for rate limits that several servers share."
+    )
+    redis_timeout: float = Field(
+        0.25, gt=0, le=10, description="Seconds that Redis may take before a server counts by itself."
+    )
+    ledger_days: float = Field(
+        7, gt=0, description="How long single requests stay in the ledger; sums by day stay for good."
+    )
     recipe: Literal["ladder", "plain"] = Field(
         "ladder",
         description="How token states become a vector (docs/quality.md); `plain` is e5 as published.",

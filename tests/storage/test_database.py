@@ -26,7 +26,7 @@ def test_a_new_folder_gets_a_database_for_its_owner_alone(tmp_path: Path) -> Non
     with database.read() as connection:
         assert read_stamp(connection) == SCHEMA
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
     database.close()
 
 

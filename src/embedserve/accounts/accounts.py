@@ -1,78 +1,286 @@
-"""Keys of one server in a file of hashes."""
+"""Who may call, how much, and what was used: the one object that the service asks."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import os
-import secrets
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+import asyncio
+import logging
+import threading
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from embedserve.accounts.caller import Caller
-from embedserve.accounts.errors import missing_key, wrong_key
+from embedserve.accounts.errors import model_denied, too_many_requests, too_many_tokens
+from embedserve.accounts.keys import ANY_WORKSPACE, KeyRecord, KeyStore, KeyView
+from embedserve.accounts.ledger import Charge, Door, Ledger
+from embedserve.accounts.limits import Demand, Limiter, MemoryLimiter, Refusal, Ticket, demand
+from embedserve.accounts.plan import Limits, Plan, RateLimit
+from embedserve.accounts.spending import Spending
 from embedserve.settings import Settings
+from embedserve.storage.database import Database
+
+log = logging.getLogger("embedserve.accounts")
+
+LOOK = 0.4
+"""Seconds between looks at what other processes changed: a revocation holds everywhere within a second."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reservation:
+    """Work that was admitted. Settle it or release it, once; what comes later is ignored.
+
+    Attributes:
+        request_id: unique; the ledger's row bears it.
+        ticket: what was taken from the rate limits, None where none apply.
+        held: money or free tokens were set aside.
+    """
+
     caller: Caller
     model: str
     tokens: int
-
-
-def hash_secret(secret: str) -> str:
-    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+    request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    door: Door = "sync"
+    ticket: Ticket | None = None
+    held: bool = False
+    closed: bool = False
 
 
 class Accounts:
-    """Keys are stored as SHA-256 of 256-bit random secrets and compared in constant time."""
+    """Keys, limits, quota and ledger of one process.
 
-    def __init__(self, hashes: list[str], new_secret: str | None = None) -> None:
-        self._hashes = hashes
-        self.new_secret = new_secret
+    ``open`` blocks (it connects and migrates); ``start`` begins the threads that write the ledger and watch
+    for changes. The command line uses ``keys`` and ``database`` without starting anything.
+    """
+
+    def __init__(self, database: Database, plan: Plan, limiter: Limiter, *, keep_days: float = 7) -> None:
+        self.database = database
+        self.plan = plan
+        self.keys = KeyStore(database)
+        self.spending = Spending(plan)
+        self.ledger = Ledger(database, timeout=database.timeout, keep_days=keep_days, on_commit=self._count)
+        self.new_secret: str | None = None
         """A key made just now; printed once, not kept."""
+        self.totals: dict[tuple[str, str, str, str], list[int]] = {}
+        """(key, workspace, model, door) -> [requests, tokens] since this process began, for metrics."""
+        self._view = KeyView()
+        self._limits_everyone = plan.limits != Limits(per_second=plan.limits.per_second)
+        self._limiter = limiter
+        self._end = threading.Event()
+        self._watcher: threading.Thread | None = None
 
     @classmethod
-    def open(cls, settings: Settings) -> Accounts:
-        path: Path = settings.data_dir / "keys"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        hashes = path.read_text().split() if path.exists() else []
-        made = None
+    def open(cls, settings: Settings) -> Self:
+        """Connect, migrate, and adopt the key given in the settings, or make the first one.
+
+        Raises:
+            EmbedserveError: the database or the plan cannot be used.
+        """
+        plan = Plan.read(settings.plan)
+        limiter: Limiter = MemoryLimiter()
+        if settings.redis_url:
+            from embedserve.accounts.shared_limits import SharedLimiter
+
+            limiter = SharedLimiter(settings.redis_url.get_secret_value(), settings.redis_timeout)
+        url = settings.database_url.get_secret_value() if settings.database_url else None
+        database = Database.open(
+            settings.data_dir, url, timeout=settings.database_timeout, sync=settings.database_sync
+        )
+        accounts = cls(database, plan, limiter, keep_days=settings.ledger_days)
         if settings.api_key:
-            given = hash_secret(settings.api_key.get_secret_value())
-            hashes = hashes if given in hashes else [*hashes, given]
-        elif not hashes:
-            made = "sk-" + secrets.token_urlsafe(32)
-            hashes = [hash_secret(made)]
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write("\n".join(hashes) + "\n")
-        return cls(hashes, made)
-
-    def authenticate(self, secret: str | None, workspace: str | None = None) -> Caller:
-        if not secret:
-            raise missing_key()
-        given = hash_secret(secret)
-        matches = [known for known in self._hashes if hmac.compare_digest(known, given)]
-        if not matches:
-            raise wrong_key()
-        return Caller(matches[0][:12], "default", workspace or "default")
-
-    async def admit(self, caller: Caller, model: str, tokens: int) -> Reservation:
-        return Reservation(caller, model, tokens)
-
-    async def settle(
-        self, reservation: Reservation, tokens: int, *, door: Literal["sync", "batch"] = "sync"
-    ) -> None:
-        """Count the work as done."""
-
-    async def release(self, reservation: Reservation) -> None:
-        """Give the reservation back: the request failed."""
+            secret = settings.api_key.get_secret_value()
+            if accounts.keys.adopt(secret).revoked_at is not None:
+                log.warning("the key given in the environment was revoked and stays so")
+        elif not accounts.keys.list():
+            accounts.new_secret = accounts.keys.create("first", ANY_WORKSPACE)[1]
+        accounts.refresh()
+        return accounts
 
     async def start(self) -> None:
         """Begin background work."""
+        self.ledger.start()
+        if self._watcher is None:
+            self._watcher = threading.Thread(target=self._watch, name="embedserve-accounts", daemon=True)
+            self._watcher.start()
 
     async def close(self) -> None:
-        """End background work."""
+        """Write what is queued, then end background work."""
+        self._end.set()
+        await asyncio.to_thread(self.ledger.close)
+        if self._watcher is not None:
+            await asyncio.to_thread(self._watcher.join, self.database.timeout)
+        await self._limiter.close()
+        self.database.close()
+
+    def authenticate(self, secret: str | None, workspace: str | None = None) -> Caller:
+        """The caller with this key, from memory.
+
+        Args:
+            workspace: as named by the request.
+
+        Raises:
+            EmbedserveError: 401 for the key; 401 or 404 for the workspace.
+        """
+        return self._view.authenticate(secret, workspace)
+
+    async def admit(
+        self, caller: Caller, model: str, tokens: int, *, request_id: str | None = None, door: Door = "sync"
+    ) -> Reservation:
+        """Let work begin, and hold it against every limit that applies.
+
+        Args:
+            tokens: as counted by the tokenizer.
+            request_id: unique; the id that the reply carries.
+
+        Raises:
+            EmbedserveError: 403 (model, free tier), 400 (budget) or 429 (rate limits).
+        """
+        if caller.models is not None and model not in caller.models:
+            raise model_denied()
+        reservation = Reservation(caller, model, tokens, door=door)
+        if request_id:
+            reservation.request_id = request_id
+        if caller.budget is not None or self.plan.free_quota.only:
+            self.spending.hold(caller.key_id, caller.budget, model, tokens, door)
+            reservation.held = True
+        limited = self._limits_everyone or caller.rpm is not None or caller.tpm is not None
+        if limited and (demands := self._demands(caller, model, tokens)):
+            try:
+                taken = await self._limiter.take(demands)
+            except BaseException:
+                self._let_go(reservation)
+                raise
+            if isinstance(taken, Refusal):
+                self._let_go(reservation)
+                tell = too_many_requests if taken.unit == "requests" else too_many_tokens
+                raise tell(taken.retry_after)
+            reservation.ticket = taken
+        return reservation
+
+    async def settle(self, reservation: Reservation, tokens: int, *, door: Door | None = None) -> None:
+        """The work is done: return when its charge is durable.
+
+        Args:
+            tokens: what it took in the end; the limits are corrected by the difference.
+
+        Raises:
+            EmbedserveError: 503, the ledger did not answer; nothing is billed and no reply may be sent.
+        """
+        if reservation.closed:
+            return
+        reservation.closed = True
+        caller = reservation.caller
+        charge = Charge(
+            reservation.request_id,
+            caller.key_id,
+            caller.workspace,
+            reservation.model,
+            tokens,
+            door or reservation.door,
+        )
+        try:
+            await self.ledger.record(charge)
+        finally:
+            self._let_go(reservation)
+        if reservation.ticket and tokens != reservation.tokens:
+            spare = reservation.tokens - tokens
+            amounts = [(d, spare) for d in reservation.ticket.demands if d.unit == "tokens"]
+            if amounts:
+                await self._limiter.give(reservation.ticket, amounts)
+
+    async def release(self, reservation: Reservation) -> None:
+        """The work failed: nothing is billed, and what was reserved is given back."""
+        if reservation.closed:
+            return
+        reservation.closed = True
+        self._let_go(reservation)
+        if reservation.ticket:
+            ticket = reservation.ticket
+            await self._limiter.give(ticket, [(d, d.cost) for d in ticket.demands])
+
+    def create_key(
+        self,
+        name: str = "",
+        workspace: str = "default",
+        *,
+        models: Sequence[str] | None = None,
+        rpm: int | None = None,
+        tpm: int | None = None,
+        budget: float | None = None,
+        expires_at: float | None = None,
+    ) -> tuple[KeyRecord, str]:
+        """A new key and its secret; usable here at once, on other nodes within a second. Blocks."""
+        made = self.keys.create(
+            name, workspace, models=models, rpm=rpm, tpm=tpm, budget=budget, expires_at=expires_at
+        )
+        self.refresh()
+        return made
+
+    def revoke_key(self, key_id: str) -> KeyRecord:
+        """End a key for good: here at once, on other nodes within a second. Blocks."""
+        record = self.keys.revoke(key_id)
+        self.refresh()
+        return record
+
+    def rotate_key(self, key_id: str, grace: float = 0.0) -> tuple[KeyRecord, str]:
+        """A new secret; the old one works for ``grace`` more seconds. Blocks."""
+        made = self.keys.rotate(key_id, grace)
+        self.refresh()
+        return made
+
+    def refresh(self) -> None:
+        """Read what has changed in the database, by whomever. Blocks."""
+        version = self.keys.version()
+        if version != self._view.version:
+            # The stamp first, the keys after: a change in between is seen again at the next look.
+            self._view.replace(self.keys.list(), version)
+        if self._view.budgeted or self.plan.free_quota.only:
+            with self.database.read() as connection:
+                self.spending.refresh(connection, self._view.budgeted)
+
+    def _watch(self) -> None:
+        failed = False
+        while not self._end.wait(LOOK):
+            try:
+                self.refresh()
+                failed = False
+            except SQLAlchemyError as error:
+                # The keys of the last look stay in force; without a ledger nothing is answered anyway.
+                if not failed:
+                    log.warning("the database does not answer (%s)", type(error).__name__)
+                failed = True
+
+    def _demands(self, caller: Caller, model: str, tokens: int) -> list[Demand]:
+        limits = self.plan.limits
+        scopes = (
+            (f"key:{caller.key_id}", caller.rpm or limits.key.rpm, caller.tpm or limits.key.tpm),
+            _scope("workspace", caller.workspace, limits.of_workspace(caller.workspace)),
+            _scope("model", model, limits.of_model(model)),
+        )
+        demands = []
+        for scope, rpm, tpm in scopes:
+            if rpm is not None:
+                demands.append(demand(scope, "requests", 1, rpm, limits.per_second))
+            if tpm is not None:
+                demands.append(demand(scope, "tokens", tokens, tpm, limits.per_second))
+        return demands
+
+    def _let_go(self, reservation: Reservation) -> None:
+        if reservation.held:
+            reservation.held = False
+            caller, r = reservation.caller, reservation
+            self.spending.let_go(caller.key_id, caller.budget, r.model, r.tokens, r.door)
+
+    def _count(self, charges: Sequence[Charge]) -> None:
+        """Told by the ledger's thread of what was committed."""
+        self.spending.add(charges)
+        for c in charges:
+            total = self.totals.setdefault((c.key_id, c.workspace, c.model, c.door), [0, 0])
+            total[0] += 1
+            total[1] += c.tokens
+
+
+def _scope(kind: str, name: str, limit: RateLimit) -> tuple[str, int | None, int | None]:
+    return f"{kind}:{name}", limit.rpm, limit.tpm

@@ -1,6 +1,12 @@
-"""What a caller without the right key hears, in each dialect's words (protocol notes 1.2)."""
+"""What a caller hears when keys, limits or money stand in the way, in each dialect's words.
+
+The texts are the original's (protocol notes 1.2 and 5): clients match on them. All of these are raised by
+the original's gateway, so in OpenAI mode they carry ``request_id`` and no ``id``.
+"""
 
 from __future__ import annotations
+
+import math
 
 from embedserve.errors import EmbedserveError
 
@@ -20,6 +26,7 @@ def missing_key() -> EmbedserveError:
 
 
 def wrong_key() -> EmbedserveError:
+    """Unknown, expired or revoked: the caller is not told which."""
     return EmbedserveError(
         "Invalid API-key provided.",
         status=401,
@@ -27,4 +34,78 @@ def wrong_key() -> EmbedserveError:
         openai_code="invalid_api_key",
         openai_type="invalid_request_error",
         openai_message=f"Incorrect API key provided. For details, see: {HELP}#apikey-error",
+    )
+
+
+def foreign_workspace() -> EmbedserveError:
+    """Not the key's workspace, or none at all: one answer for both, so that nobody can probe for names."""
+    return EmbedserveError(
+        "Access denied: Either you are not authorized to access this workspace, or the workspace does not "
+        "exist. Please:\\nVerify the workspace configuration.\\nCheck your API endpoint settings. "
+        "Ensure you are targeting the correct environment.",
+        status=401,
+        code="NOT AUTHORIZED",
+    )
+
+
+def malformed_workspace() -> EmbedserveError:
+    """An id that no workspace can have."""
+    return EmbedserveError("WorkSpace can not be found.", status=404, code="WorkSpaceNotFound")
+
+
+def model_denied() -> EmbedserveError:
+    """The model is not on the key's allow-list."""
+    return EmbedserveError("Access denied.", status=403, code="AccessDenied", openai_code="access_denied")
+
+
+def too_many_requests(retry_after: float) -> EmbedserveError:
+    """RPM, or its share of this second, is used up."""
+    return EmbedserveError(
+        "Requests rate limit exceeded, please try again later.",
+        status=429,
+        code="Throttling.RateQuota",
+        openai_code="limit_requests",
+        openai_message=f"You have exceeded your current request limit. For details, see: {HELP}#rate-limit",
+        retry_after=max(1, math.ceil(retry_after)),
+    )
+
+
+def too_many_tokens(retry_after: float) -> EmbedserveError:
+    """TPM, or its share of this second, is used up. ``insufficient_quota`` is not about money here."""
+    return EmbedserveError(
+        "Allocated quota exceeded, please increase your quota limit.",
+        status=429,
+        code="Throttling.AllocationQuota",
+        openai_code="insufficient_quota",
+        openai_message="You exceeded your current quota, please check your plan and billing details.",
+        retry_after=max(1, math.ceil(retry_after)),
+    )
+
+
+def free_tier_exhausted() -> EmbedserveError:
+    return EmbedserveError(
+        "The free tier of the model has been exhausted. If you wish to continue access the model on a paid "
+        'basis, please disable the "use free tier only" mode in the management console.',
+        status=403,
+        code="AllocationQuota.FreeTierOnly",
+    )
+
+
+def arrearage() -> EmbedserveError:
+    """The key's budget is spent. 400 and not 402: so does the original."""
+    message = "Access denied, please make sure your account is in good standing."
+    return EmbedserveError(
+        message,
+        code="Arrearage",
+        openai_message=f"{message} For details, see: {HELP}#overdue-payment",
+    )
+
+
+def ledger_unavailable(timeout: float) -> EmbedserveError:
+    """Work that cannot be written down is not answered, and then not billed either."""
+    return EmbedserveError(
+        f"The usage ledger did not answer within {timeout:g} s; nothing was billed, please try again later.",
+        status=503,
+        code="ModelServingError",
+        retry_after=1,
     )

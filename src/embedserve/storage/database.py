@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from embedserve.errors import EmbedserveError
+from embedserve.storage.guard import Guard
 from embedserve.storage.migrate import SCHEMA, read_stamp, upgrade
 
 FILE_NAME = "embedserve.db"
+
+Sync = Literal["normal", "full"]
 
 
 class Database:
@@ -26,28 +29,34 @@ class Database:
 
     Attributes:
         timeout: seconds that connecting, waiting for a lock, or one statement may take (PostgreSQL); on
-            SQLite the wait for the lock.
+            SQLite the wait for the lock. A whole transaction on PostgreSQL may take four times that: keep
+            them short.
     """
 
     def __init__(self, engine: Engine, timeout: float) -> None:
         self.engine = engine
         self.timeout = timeout
         self._writer = engine.execution_options(embedserve_write=True)
+        self._guard = Guard(4 * timeout) if engine.dialect.name == "postgresql" else None
 
     @classmethod
-    def open(cls, data_dir: Path, url: str | None = None, *, timeout: float = 5.0) -> Database:
+    def open(
+        cls, data_dir: Path, url: str | None = None, *, timeout: float = 5.0, sync: Sync = "normal"
+    ) -> Database:
         """Connect and migrate.
 
         Args:
             data_dir: where the SQLite file lies (made when missing, for its owner alone).
             url: an SQLAlchemy URL instead, ``postgresql://…`` or ``sqlite:///…``.
+            sync: of SQLite. ``normal``: what was committed survives the end of the process at any moment;
+                ``full``: the loss of power too, at one wait for the disk a commit.
 
         Raises:
             EmbedserveError: not reachable, its driver is not installed, or from a newer release.
         """
         target = _parse(url) if url else None
         if target is None or target.get_backend_name() == "sqlite":
-            database = cls(_open_sqlite(target, data_dir, timeout), timeout)
+            database = cls(_open_sqlite(target, data_dir, timeout, sync), timeout)
         elif target.get_backend_name() == "postgresql":
             database = cls(_open_postgresql(target, timeout), timeout)
         else:
@@ -74,13 +83,25 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        with self.engine.begin() as connection:
+        with self._transaction(self.engine) as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        with self._writer.begin() as connection:
+        with self._transaction(self._writer) as connection:
             yield connection
+
+    @contextmanager
+    def _transaction(self, engine: Engine) -> Iterator[Connection]:
+        with engine.connect() as connection:
+            if self._guard is None:
+                with connection.begin():
+                    yield connection
+                return
+            with self._guard.watch(connection):
+                _try(connection)
+            with self._guard.watch(connection), connection.begin():
+                yield connection
 
     def upsert(self, table: sa.Table) -> Any:
         """An INSERT of the dialect in use, for ``on_conflict_do_update`` and ``…_do_nothing``."""
@@ -100,6 +121,16 @@ def upsert(dialect: str, table: sa.Table) -> Any:
     return sqlite_insert(table)
 
 
+def _try(connection: Connection) -> None:
+    """A pooled connection may have died with its server; if so, the next use of it makes a new one."""
+    try:
+        connection.exec_driver_sql("SELECT 1")
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+    connection.rollback()
+
+
 def _parse(url: str) -> URL:
     try:
         target = make_url(url)
@@ -111,7 +142,7 @@ def _parse(url: str) -> URL:
     return target
 
 
-def _open_sqlite(target: URL | None, data_dir: Path, timeout: float) -> Engine:
+def _open_sqlite(target: URL | None, data_dir: Path, timeout: float, sync: Sync) -> Engine:
     if target is None:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = data_dir / FILE_NAME
@@ -122,9 +153,8 @@ def _open_sqlite(target: URL | None, data_dir: Path, timeout: float) -> Engine:
     @sa.event.listens_for(engine, "connect")
     def prepare(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # begin() below says when a transaction starts, not the driver
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout"):
-            value = f"{pragma}={int(timeout * 1000)}" if pragma == "busy_timeout" else pragma
-            connection.execute(f"PRAGMA {value}")
+        for pragma in ("journal_mode=WAL", f"synchronous={sync}", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -142,7 +172,6 @@ def _open_postgresql(target: URL, timeout: float) -> Engine:
             pool_size=5,
             max_overflow=10,
             pool_timeout=timeout,
-            pool_pre_ping=True,
             connect_args={
                 "connect_timeout": max(2, round(timeout)),  # libpq takes no less than two seconds
                 "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}",

@@ -29,7 +29,7 @@ async def create_embeddings(request: Request) -> Response:
         raise EmbedserveError(
             "Current user api does not support asynchronous calls.", status=403, code="AccessDenied"
         )
-    answer = await service.embed(caller, asked)
+    answer = await service.embed(caller, asked, request_id_of(request))
     return reply(render_reply(answer, request_id_of(request)), headers=cut_headers(answer))
 
 

@@ -19,7 +19,7 @@ async def create_embeddings(request: Request) -> Response:
     caller = authenticate(request)
     body = await read_json(request, service.settings.max_body_bytes)
     asked, encoding = parse(body, lenient=service.lenient)
-    answer = await service.embed(caller, asked)
+    answer = await service.embed(caller, asked, request_id_of(request))
     if not service.lenient and wants_nothing(body):
         answer = EmbedReply(answer.model, [Embedding(None, None, 0) for _ in answer.rows], answer.tokens)
     return reply(render_reply(answer, encoding, request_id_of(request)), headers=cut_headers(answer))
