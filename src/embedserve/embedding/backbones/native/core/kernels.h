@@ -1,0 +1,79 @@
+// The table of kernels that one instruction set provides. The model walk knows nothing else about the CPU.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "shape.h"
+
+namespace embedserve {
+
+// One linear layer, packed (weights.h says how).
+struct Linear {
+  int n = 0, k = 0;              // outputs and inputs; n_padded() outputs are computed
+  const int8_t* packed = nullptr;
+  const float* scale = nullptr;  // per output: weight = packed * scale
+  const float* bias = nullptr;
+  const int32_t* offset = nullptr;  // per output: takes the activations' zero point out of the integer sum
+  const float* smooth = nullptr;    // per input, or null: activations are multiplied by it before rounding
+  int n_padded() const { return round_up(n, kPanel); }
+  int panels() const { return n_padded() / kPanel; }
+  const int8_t* panel(int index) const { return packed + static_cast<size_t>(index) * k * kPanel; }
+};
+
+enum class Epilogue { kStore, kGelu, kResidual };
+
+// Activations of a linear layer: one byte a value and one scale a row (a token), so that a token's numbers
+// never depend on its neighbours.
+struct Activations {
+  const uint8_t* values;  // rows * k
+  const float* scales;    // rows
+  int rows;
+};
+
+// One head of one sequence.
+struct AttentionTask {
+  const float* qkv;  // length rows of [q | k | v], stride floats apart
+  int stride;
+  int length;
+  int head;
+  float* context;  // length rows, context_stride floats apart; this head's columns are written
+  int context_stride;
+};
+
+struct Kernels {
+  const char* name;
+  // What the dot instruction takes from every activation byte (128 where it only knows signed bytes).
+  int activation_shift;
+
+  // out[rows, panels of 64 columns] = epilogue(activations x weights + bias); residual may be out itself.
+  void (*gemm)(const Activations& a, const Linear& w, Epilogue epilogue, const float* residual, float* out,
+               int stride, int panel_begin, int panel_end);
+  // Symmetric: q = round(x * smooth / scale) + 128 with scale = max|x * smooth| / 127. Returns scale.
+  float (*quantise)(const float* x, const float* smooth, int k, uint8_t* q);
+  // For GELU's range: q = round((x + kGeluFloor) / scale), scale = (max x + kGeluFloor) / 255.
+  float (*quantise_gelu)(const float* x, int k, uint8_t* q);
+  void (*layer_norm)(const float* x, const float* gain, const float* bias, int n, float eps, float* out);
+  // out = word + position + type, word given as Q4_0 blocks or (blocks null) as fp32.
+  void (*embed)(const uint8_t* blocks, const float* word, const float* position, const float* type, int n,
+                float* out);
+  // `scratch` holds attention_bytes(shape, length), 64-byte aligned.
+  void (*attention)(const AttentionTask& task, const Shape& shape, char* scratch);
+  size_t (*attention_bytes)(const Shape& shape, int length);
+  // total += weight * x
+  void (*accumulate)(const float* x, float weight, int n, float* total);
+};
+
+constexpr float kGeluFloor = 0.17f;      // GELU never goes below -0.16997
+constexpr int kSymmetricZero = 128;
+
+// The best set this CPU runs, or the one called `name`; null when it is unknown or not available here.
+const Kernels* find_kernels(const char* name);
+
+// Defined only where the compiler targets the architecture.
+const Kernels* kernels_avx512vnni();
+const Kernels* kernels_avxvnni();
+const Kernels* kernels_avx2();
+const Kernels* kernels_neon();
+const Kernels* kernels_scalar();
+
+}  // namespace embedserve

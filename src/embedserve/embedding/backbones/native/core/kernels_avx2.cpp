@@ -1,0 +1,22 @@
+// The kernels compiled for AVX2 + FMA (Haswell, Zen and later). See kernels_avx512vnni.cpp.
+#if defined(__x86_64__)
+#include <cmath>
+#include <cstring>
+
+#include "kernels.h"
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,bmi2")
+#include "simd_avx2.h"
+#include "rows.inl"
+#include "gemm.inl"
+#include "attention.inl"
+
+namespace embedserve {
+const Kernels* kernels_avx2() {
+  static constexpr Kernels table{"avx2", 0, gemm, quantise, quantise_gelu, layer_norm, embed,
+                                 attention, attention_bytes, accumulate};
+  return &table;
+}
+}  // namespace embedserve
+#pragma GCC pop_options
+#endif

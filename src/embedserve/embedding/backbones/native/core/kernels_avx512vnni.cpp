@@ -1,0 +1,23 @@
+// The kernels compiled for AVX-512 with VNNI (Ice Lake, Zen 4 and later). Only this file may use those
+// instructions: everything it defines is file-local, so no other code can end up with them.
+#if defined(__x86_64__)
+#include <cmath>
+#include <cstring>
+
+#include "kernels.h"
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,fma,f16c,bmi2")
+#include "simd_avx512.h"
+#include "rows.inl"
+#include "gemm.inl"
+#include "attention.inl"
+
+namespace embedserve {
+const Kernels* kernels_avx512vnni() {
+  static constexpr Kernels table{"avx512vnni", 0, gemm, quantise, quantise_gelu, layer_norm, embed,
+                                 attention, attention_bytes, accumulate};
+  return &table;
+}
+}  // namespace embedserve
+#pragma GCC pop_options
+#endif

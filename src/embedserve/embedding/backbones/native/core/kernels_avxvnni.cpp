@@ -1,0 +1,23 @@
+// The kernels compiled for AVX2 with VNNI (Alder Lake, Zen 5 and later). See kernels_avx512vnni.cpp.
+#if defined(__x86_64__)
+#include <cmath>
+#include <cstring>
+
+#include "kernels.h"
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,bmi2,avxvnni")
+#define EMBEDSERVE_AVXVNNI
+#include "simd_avx2.h"
+#include "rows.inl"
+#include "gemm.inl"
+#include "attention.inl"
+
+namespace embedserve {
+const Kernels* kernels_avxvnni() {
+  static constexpr Kernels table{"avxvnni", 0, gemm, quantise, quantise_gelu, layer_norm, embed,
+                                 attention, attention_bytes, accumulate};
+  return &table;
+}
+}  // namespace embedserve
+#pragma GCC pop_options
+#endif

@@ -1,0 +1,22 @@
+// The kernels compiled for AArch64 with the dot-product extension (Cortex-A76, Neoverse, Apple M1 and later).
+#if defined(__aarch64__)
+#include <cmath>
+#include <cstring>
+
+#include "kernels.h"
+#pragma GCC push_options
+#pragma GCC target("arch=armv8.2-a+dotprod")
+#include "simd_neon.h"
+#include "rows.inl"
+#include "gemm.inl"
+#include "attention.inl"
+
+namespace embedserve {
+const Kernels* kernels_neon() {
+  static constexpr Kernels table{"neon", 128, gemm, quantise, quantise_gelu, layer_norm, embed,
+                                 attention, attention_bytes, accumulate};
+  return &table;
+}
+}  // namespace embedserve
+#pragma GCC pop_options
+#endif

@@ -1,0 +1,73 @@
+// The walk through the network: packed sequences in, pooled vectors out.
+#pragma once
+#include <mutex>
+#include <vector>
+
+#include "arena.h"
+#include "kernels.h"
+#include "threads.h"
+#include "weights.h"
+
+namespace embedserve {
+
+// Sequences one after another without padding: sequence i is tokens offsets[i] .. offsets[i + 1].
+struct Batch {
+  const int32_t* ids;
+  const float* pooling;    // a weight a token
+  const int32_t* offsets;  // sequences + 1
+  int sequences;
+  float* out;  // sequences * hidden: the weighted mean of the last states
+};
+
+class Model {
+ public:
+  Model(const Shape& shape, const Kernels& kernels, int threads);
+  Weights& weights() { return weights_; }
+  Team& team() { return team_; }
+  const Kernels& kernels() const { return kernels_; }
+  void pack();
+  void encode(const Batch& batch);
+  size_t bytes() const;
+
+ private:
+  // States of the tokens under way; shared by the members that work on them.
+  struct States {
+    Array<float> x, qkv, context, mid;
+    size_t bytes() const { return x.bytes() + qkv.bytes() + context.bytes() + mid.bytes(); }
+  };
+  // What a member keeps for itself.
+  struct Scratch {
+    Array<float> x, mid;
+    Array<uint8_t> bytes_in;
+    Array<float> scales;
+    Array<char> attention;
+    size_t bytes() const { return x.bytes() + mid.bytes() + bytes_in.bytes() + scales.bytes() + attention.bytes(); }
+  };
+  // Consecutive entries of `order`, run through the network together.
+  struct Piece {
+    const Batch* batch;
+    std::vector<int> sequences;  // which of the batch
+    std::vector<int> starts;     // their first rows in the states, and the number of rows
+    int rows() const { return starts.back(); }
+  };
+
+  Piece make_piece(const Batch& batch, const int* sequences, int count) const;
+  void prepare(States& states, const Piece& piece, bool by_panels) const;
+  void walk_rows(const Piece& piece, States& states, Scratch& own, const Member& member) const;
+  void walk_panels(const Piece& piece, States& states, Scratch& own, const Member& member) const;
+  void embed(const Piece& piece, float* x, int begin, int end) const;
+  void attend(const Piece& piece, States& states, Scratch& own, const Member& member) const;
+  void pool(const Piece& piece, const float* x, int begin, int end) const;
+  Activations quantise(const float* x, int stride, int rows, const Linear& linear, Scratch& own) const;
+  Activations quantise_gelu(const float* x, int stride, int rows, const Linear& linear, Scratch& own) const;
+  void normalise(const float* x, const Norm& norm, int rows, float* out) const;
+
+  Weights weights_;
+  const Kernels& kernels_;
+  Team team_;
+  std::mutex mutex_;
+  std::vector<States> states_;
+  std::vector<Scratch> scratch_;
+};
+
+}  // namespace embedserve

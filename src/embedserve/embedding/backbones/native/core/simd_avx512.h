@@ -1,0 +1,53 @@
+// Sixteen lanes of AVX-512 for the generic kernels.
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace embedserve {
+namespace {
+
+#define LANE_INLINE static inline __attribute__((always_inline))
+
+constexpr int kLanes = 16;
+using Vec = __m512;
+
+LANE_INLINE Vec load(const float* p) { return _mm512_loadu_ps(p); }
+LANE_INLINE void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
+LANE_INLINE Vec splat(float x) { return _mm512_set1_ps(x); }
+LANE_INLINE Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+LANE_INLINE Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
+LANE_INLINE Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
+LANE_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+LANE_INLINE Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+LANE_INLINE Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
+LANE_INLINE Vec abs(Vec a) { return _mm512_abs_ps(a); }
+LANE_INLINE Vec round(Vec a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+LANE_INLINE Vec scale_by_power(Vec a, Vec n) { return _mm512_scalef_ps(a, n); }
+LANE_INLINE float sum(Vec a) { return _mm512_reduce_add_ps(a); }
+LANE_INLINE float largest(Vec a) { return _mm512_reduce_max_ps(a); }
+// Lanes from `count` on become `fill`.
+LANE_INLINE Vec keep_first(Vec a, int count, float fill) {
+  return _mm512_mask_mov_ps(splat(fill), count >= 16 ? __mmask16(0xffff) : __mmask16((1u << count) - 1), a);
+}
+LANE_INLINE void store_bytes(uint8_t* p, Vec v, int zero) {  // round, add zero, clamp to 0..255
+  __m512i i = _mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(zero));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(_mm512_max_epi32(i, _mm512_setzero_si512())));
+}
+
+// Integer sums of a GEMM tile: one accumulator holds 16 columns.
+using Sums = __m512i;
+using Four = __m512i;  // four activations, broadcast
+constexpr int kTileRows = 6, kTileVectors = 4, kSumColumns = 16;
+LANE_INLINE Sums no_sums() { return _mm512_setzero_si512(); }
+LANE_INLINE Four broadcast_four(const uint8_t* a) { return _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(a)); }
+using Weights = __m512i;
+LANE_INLINE Weights load_weights(const int8_t* w) { return _mm512_load_si512(w); }
+// Written as assembly: GCC spills accumulators around the intrinsic, which halves the speed.
+LANE_INLINE void dot(Sums& c, Four a, Weights w) { asm("vpdpbusd %2, %1, %0" : "+v"(c) : "v"(a), "v"(w)); }
+LANE_INLINE Vec total(const Sums* c, const int32_t* offset) {
+  return _mm512_cvtepi32_ps(_mm512_add_epi32(*c, _mm512_load_si512(offset)));
+}
+
+}  // namespace
+}  // namespace embedserve

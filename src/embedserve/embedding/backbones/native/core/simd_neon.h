@@ -1,0 +1,61 @@
+// Four lanes of AArch64 NEON for the generic kernels.
+#pragma once
+#include <arm_neon.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace embedserve {
+namespace {
+
+#define LANE_INLINE static inline __attribute__((always_inline))
+
+constexpr int kLanes = 4;
+using Vec = float32x4_t;
+
+LANE_INLINE Vec load(const float* p) { return vld1q_f32(p); }
+LANE_INLINE void store(float* p, Vec v) { vst1q_f32(p, v); }
+LANE_INLINE Vec splat(float x) { return vdupq_n_f32(x); }
+LANE_INLINE Vec add(Vec a, Vec b) { return vaddq_f32(a, b); }
+LANE_INLINE Vec sub(Vec a, Vec b) { return vsubq_f32(a, b); }
+LANE_INLINE Vec mul(Vec a, Vec b) { return vmulq_f32(a, b); }
+LANE_INLINE Vec fma(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
+LANE_INLINE Vec max(Vec a, Vec b) { return vmaxq_f32(a, b); }
+LANE_INLINE Vec min(Vec a, Vec b) { return vminq_f32(a, b); }
+LANE_INLINE Vec abs(Vec a) { return vabsq_f32(a); }
+LANE_INLINE Vec round(Vec a) { return vrndnq_f32(a); }
+LANE_INLINE Vec scale_by_power(Vec a, Vec n) {  // n from -126 to 0
+  return vmulq_f32(a, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23)));
+}
+LANE_INLINE float sum(Vec a) { return vaddvq_f32(a); }
+LANE_INLINE float largest(Vec a) { return vmaxvq_f32(a); }
+// Lanes from `count` on become `fill`.
+LANE_INLINE Vec keep_first(Vec a, int count, float fill) {
+  const int32x4_t lane = {0, 1, 2, 3};
+  return vbslq_f32(vcltq_s32(lane, vdupq_n_s32(count)), a, splat(fill));
+}
+LANE_INLINE void store_bytes(uint8_t* p, Vec v, int zero) {  // round, add zero, clamp to 0..255
+  const uint16x4_t words = vqmovun_s32(vaddq_s32(vcvtnq_s32_f32(v), vdupq_n_s32(zero)));
+  const uint8x8_t bytes = vqmovn_u16(vcombine_u16(words, words));
+  const uint32_t four = vget_lane_u32(vreinterpret_u32_u8(bytes), 0);
+  memcpy(p, &four, 4);
+}
+
+// One accumulator holds 4 columns. sdot takes signed bytes, so activations lose 128 on the way in, which the
+// packed offsets allow for (Kernels::activation_shift).
+using Sums = int32x4_t;
+using Four = int8x16_t;
+using Weights = int8x16_t;
+constexpr int kTileRows = 4, kTileVectors = 4, kSumColumns = 4;
+LANE_INLINE Sums no_sums() { return vdupq_n_s32(0); }
+LANE_INLINE Weights load_weights(const int8_t* w) { return vld1q_s8(w); }
+LANE_INLINE Four broadcast_four(const uint8_t* a) {
+  uint32_t four;
+  memcpy(&four, a, 4);
+  return vreinterpretq_s8_u32(veorq_u32(vdupq_n_u32(four), vdupq_n_u32(0x80808080u)));
+}
+LANE_INLINE void dot(Sums& c, Four a, Weights w) { c = vdotq_s32(c, a, w); }
+LANE_INLINE Vec total(const Sums* c, const int32_t* offset) { return vcvtq_f32_s32(vaddq_s32(*c, vld1q_s32(offset))); }
+
+}  // namespace
+}  // namespace embedserve

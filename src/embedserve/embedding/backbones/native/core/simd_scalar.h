@@ -1,0 +1,82 @@
+// Eight lanes of plain C++ for the generic kernels: runs everywhere, and shows what each operation means.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace embedserve {
+namespace {
+
+#define LANE_INLINE static inline __attribute__((always_inline))
+#define EACH_LANE for (int lane = 0; lane < kLanes; ++lane)
+
+constexpr int kLanes = 8;
+struct Vec {
+  float at[kLanes];
+};
+
+LANE_INLINE Vec load(const float* p) { Vec v; memcpy(v.at, p, sizeof v.at); return v; }
+LANE_INLINE void store(float* p, Vec v) { memcpy(p, v.at, sizeof v.at); }
+LANE_INLINE Vec splat(float x) { Vec v; EACH_LANE v.at[lane] = x; return v; }
+LANE_INLINE Vec add(Vec a, Vec b) { EACH_LANE a.at[lane] += b.at[lane]; return a; }
+LANE_INLINE Vec sub(Vec a, Vec b) { EACH_LANE a.at[lane] -= b.at[lane]; return a; }
+LANE_INLINE Vec mul(Vec a, Vec b) { EACH_LANE a.at[lane] *= b.at[lane]; return a; }
+LANE_INLINE Vec fma(Vec a, Vec b, Vec c) { EACH_LANE c.at[lane] = a.at[lane] * b.at[lane] + c.at[lane]; return c; }
+LANE_INLINE Vec max(Vec a, Vec b) { EACH_LANE a.at[lane] = a.at[lane] > b.at[lane] ? a.at[lane] : b.at[lane]; return a; }
+LANE_INLINE Vec min(Vec a, Vec b) { EACH_LANE a.at[lane] = a.at[lane] < b.at[lane] ? a.at[lane] : b.at[lane]; return a; }
+LANE_INLINE Vec abs(Vec a) { EACH_LANE a.at[lane] = std::fabs(a.at[lane]); return a; }
+// Adding and taking away 1.5 * 2^23 leaves the nearest integer, ties to even, for |x| < 2^22.
+LANE_INLINE float nearest(float x) {
+  volatile float shifted = x + 12582912.0f;
+  return shifted - 12582912.0f;
+}
+LANE_INLINE Vec round(Vec a) { EACH_LANE a.at[lane] = nearest(a.at[lane]); return a; }
+LANE_INLINE Vec scale_by_power(Vec a, Vec n) {  // n from -126 to 0
+  EACH_LANE {
+    const uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(n.at[lane]) + 127) << 23;
+    float power;
+    memcpy(&power, &bits, 4);
+    a.at[lane] *= power;
+  }
+  return a;
+}
+LANE_INLINE float sum(Vec a) {
+  return ((a.at[0] + a.at[4]) + (a.at[2] + a.at[6])) + ((a.at[1] + a.at[5]) + (a.at[3] + a.at[7]));
+}
+LANE_INLINE float largest(Vec a) {
+  float most = a.at[0];
+  EACH_LANE most = most > a.at[lane] ? most : a.at[lane];
+  return most;
+}
+// Lanes from `count` on become `fill`.
+LANE_INLINE Vec keep_first(Vec a, int count, float fill) {
+  EACH_LANE if (lane >= count) a.at[lane] = fill;
+  return a;
+}
+LANE_INLINE void store_bytes(uint8_t* p, Vec v, int zero) {  // round, add zero, clamp to 0..255
+  EACH_LANE {
+    const int i = static_cast<int>(nearest(v.at[lane])) + zero;
+    p[lane] = static_cast<uint8_t>(i < 0 ? 0 : i > 255 ? 255 : i);
+  }
+}
+
+struct Sums {
+  int32_t at[kLanes];
+};
+using Four = const uint8_t*;
+using Weights = const int8_t*;
+constexpr int kTileRows = 2, kTileVectors = 1, kSumColumns = kLanes;
+LANE_INLINE Sums no_sums() { return Sums{}; }
+LANE_INLINE Four broadcast_four(const uint8_t* a) { return a; }
+LANE_INLINE Weights load_weights(const int8_t* w) { return w; }
+LANE_INLINE void dot(Sums& c, Four a, Weights w) {
+  EACH_LANE c.at[lane] += a[0] * w[4 * lane] + a[1] * w[4 * lane + 1] + a[2] * w[4 * lane + 2] + a[3] * w[4 * lane + 3];
+}
+LANE_INLINE Vec total(const Sums* c, const int32_t* offset) {
+  Vec v;
+  EACH_LANE v.at[lane] = static_cast<float>(c->at[lane] + offset[lane]);
+  return v;
+}
+
+}  // namespace
+}  // namespace embedserve

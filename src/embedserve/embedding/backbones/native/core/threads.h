@@ -1,0 +1,53 @@
+// The engine's own threads: a team that runs one function together and can meet at a barrier.
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace embedserve {
+
+// Spins before it gives its core away: a layer's barriers are microseconds apart.
+class Barrier {
+ public:
+  explicit Barrier(int size) : size_(size) {}
+  void wait();
+
+ private:
+  const int size_;
+  std::atomic<int> arrived_{0};
+  std::atomic<unsigned> round_{0};
+};
+
+// A thread's place in the team that works on one piece.
+struct Member {
+  int rank;
+  int size;
+  Barrier* barrier;
+  void meet() const { if (size > 1) barrier->wait(); }
+  // This member's share of `count` items.
+  int begin(int count) const { return static_cast<int>(static_cast<long>(count) * rank / size); }
+  int end(int count) const { return static_cast<int>(static_cast<long>(count) * (rank + 1) / size); }
+};
+
+class Team {
+ public:
+  explicit Team(int size);
+  ~Team();
+  int size() const { return size_; }
+  // Runs task(rank) for every rank, rank 0 on the calling thread; returns when all are done.
+  // After fork() the child starts threads of its own on first use.
+  void run(const std::function<void(int)>& task);
+
+ private:
+  struct Shared;
+  void start();
+  const int size_;
+  int process_ = 0;
+  std::unique_ptr<Shared> shared_;
+};
+
+}  // namespace embedserve
