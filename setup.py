@@ -14,7 +14,7 @@ setup(
             sources=sorted(str(path) for path in CORE.glob("*.cpp")),
             depends=sorted(str(path) for pattern in ("*.h", "*.inl") for path in CORE.glob(pattern)),
             # No -march: each kernels_*.cpp names its instruction set and dispatch.cpp picks one at run time.
-            # No contraction: products and sums must round alike in every tile, or vectors depend on the batch.
+            # No contraction: products and sums must round alike in every tile, whatever the batch.
             extra_compile_args=[
                 "-std=c++17",
                 "-O3",
