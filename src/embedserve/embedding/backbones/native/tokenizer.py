@@ -38,7 +38,7 @@ class NativeTokenizer:
             raise NativeUnavailable(self._library.last_error())
 
     def piece(self, token_id: int) -> str:
-        start, end = self._offsets[token_id : token_id + 2].tolist()
+        start, end = self._offsets[token_id], self._offsets[token_id + 1]  # IndexError beyond the vocabulary
         return self._blob[start:end].decode()
 
     def encode(self, text: str) -> Ids:
