@@ -76,7 +76,12 @@ PUBLISHED_RATE_LIMITS = MappingProxyType(
 """Requests and tokens a minute of one account. Only v3's (international site) were read at the source; the
 others are unconfirmed. Enforced only by a plan that says ``published = true``."""
 
-ASYNC_MODELS = frozenset({"text-embedding-async-v1", "text-embedding-async-v2"})
+ASYNC_MODELS = MappingProxyType(
+    {
+        name: ModelCard(name, (1536,), 1536, 25, 2048, False, False, 0.0007, None, 20_000_000)
+        for name in ("text-embedding-async-v1", "text-embedding-async-v2")
+    }
+)
 """Served by tasks only (files in, files out)."""
 
 MULTIMODAL_MODELS = frozenset(
@@ -92,13 +97,15 @@ MULTIMODAL_MODELS = frozenset(
 """Known names of another kind: refused as the original refuses them at the text endpoint."""
 
 
-def find_model(name: str) -> ModelCard:
-    """The card of a model that answers synchronously.
+def find_model(name: str, *, tasks: bool = False) -> ModelCard:
+    """The card of a model that answers synchronously; with ``tasks``, also of one that only tasks may use.
 
     Raises:
         EmbedserveError: unknown, or of a kind that this endpoint does not serve; each dialect's own words.
     """
     if card := MODELS.get(name):
+        return card
+    if tasks and (card := ASYNC_MODELS.get(name)):
         return card
     if name in ASYNC_MODELS:
         raise EmbedserveError(

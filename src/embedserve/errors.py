@@ -16,9 +16,10 @@ class EmbedserveError(Exception):
         message: what the caller reads; names the value, the limit and the remedy where the wire leaves room.
         status: HTTP status.
         code: DashScope-native code, e.g. ``InvalidParameter``.
-        openai_code: code in OpenAI mode; the native one when omitted.
+        openai_code: code in OpenAI mode; the native one when omitted, null on the wire when empty.
         openai_type: type in OpenAI mode; the OpenAI code when omitted.
         openai_message, openai_status: in OpenAI mode, where they differ from the native ones.
+        param: in OpenAI mode, the parameter at fault.
         engine: True for errors that the original's engine raises (bad input): they carry ``id`` as well as
             ``request_id`` in OpenAI mode.
         retry_after: seconds after which a repeat makes sense; sent as ``Retry-After``.
@@ -34,6 +35,7 @@ class EmbedserveError(Exception):
         openai_type: str | None = None,
         openai_message: str | None = None,
         openai_status: int | None = None,
+        param: str | None = None,
         engine: bool = False,
         retry_after: float | None = None,
     ) -> None:
@@ -41,10 +43,11 @@ class EmbedserveError(Exception):
         self.message = message
         self.status = status
         self.code = code
-        self.openai_code = openai_code or code
+        self.openai_code = code if openai_code is None else openai_code
         self.openai_type = openai_type or self.openai_code
         self.openai_message = openai_message or message
         self.openai_status = openai_status or status
+        self.param = param
         self.engine = engine
         self.retry_after = retry_after
 
@@ -78,6 +81,16 @@ def not_text() -> EmbedserveError:
 def bad_length(limit: int) -> EmbedserveError:
     """A row that is empty or longer than the model's limit; the original rejects, it does not truncate."""
     return invalid_input(f"Range of input length should be [1, {limit}]")
+
+
+def internal() -> EmbedserveError:
+    """A bug, as the caller sees it ("occured": the original's spelling, which clients may match on)."""
+    return EmbedserveError(
+        "An internal error has occured, please try again later or contact service support.",
+        status=500,
+        code="InternalError",
+        openai_code="internal_error",
+    )
 
 
 class ModelLoadError(EmbedserveError):

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from embedserve.accounts.accounts import Accounts
+from embedserve.accounts.accounts import Accounts, Reservation
 from embedserve.accounts.caller import Caller
 from embedserve.accounts.ledger import Door
 from embedserve.catalogue import ModelCard, find_model
@@ -139,7 +139,17 @@ class EmbeddingService:
         Raises:
             EmbedserveError: refused (bad input, limits, quota) or not possible now; nothing is billed.
         """
-        card = find_model(request.model)
+        answer, reservation = await self.compute(caller, request, request_id)
+        await self.accounts.settle(reservation, answer.tokens)
+        return answer
+
+    async def compute(
+        self, caller: Caller, request: EmbedRequest, request_id: str | None = None
+    ) -> tuple[EmbedReply, Reservation]:
+        """:meth:`embed` without the bill, for jobs: they charge in the transaction that marks the work as
+        done, and release the reservation afterwards. Raises EmbedserveError like :meth:`embed`."""
+        bulk = request.lane == "bulk"
+        card = find_model(request.model, tasks=bulk)
         inputs = self._check_rows(card, request)
         options = Options(
             text_type=request.text_type,
@@ -149,19 +159,17 @@ class EmbeddingService:
             max_tokens=card.max_tokens,
             truncate=request.truncate,
         )
-        prepared, errors = await self._prepare(inputs, options)
+        prepared, errors = await self._prepare(inputs, options, inline=not bulk)
         tokens = sum(item.tokens for item in prepared)
-        door: Door = "batch" if request.lane == "bulk" else "sync"
+        door: Door = "batch" if bulk else "sync"
         reservation = await self.accounts.admit(caller, card.id, tokens, request_id=request_id, door=door)
         try:
             rows = iter(await self._encode(prepared, options, request.lane, caller.key_id))
         except BaseException:
             await self.accounts.release(reservation)
             raise
-        await self.accounts.settle(reservation, tokens)
-        return EmbedReply(
-            card.id, [errors[i] if i in errors else next(rows) for i in range(len(inputs))], tokens
-        )
+        filled = [errors[i] if i in errors else next(rows) for i in range(len(inputs))]
+        return EmbedReply(card.id, filled, tokens), reservation
 
     def _check_rows(self, card: ModelCard, request: EmbedRequest) -> Sequence[str | Sequence[int]]:
         limit = self.max_rows(card)
@@ -174,11 +182,11 @@ class EmbeddingService:
         return request.inputs
 
     async def _prepare(
-        self, inputs: Sequence[str | Sequence[int]], options: Options
+        self, inputs: Sequence[str | Sequence[int]], options: Options, *, inline: bool = True
     ) -> tuple[list[Prepared], dict[int, EmbedserveError]]:
         """Prepared texts, and the rows that cannot be (lenient mode; otherwise the first one is raised)."""
         work = partial(self._prepare_rows, inputs, options)
-        if sum(map(len, inputs)) <= INLINE_CHARACTERS:
+        if inline and sum(map(len, inputs)) <= INLINE_CHARACTERS:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 

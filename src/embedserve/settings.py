@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def _split(value: object) -> object:
+    return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
 
 Limits = Literal["strict", "lenient"]
+HostList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+"""Names with commas between."""
 
 
 def default_data_dir() -> Path:
@@ -96,4 +103,39 @@ class Settings(BaseSettings):
     gzip: bool = Field(False, description="Compress replies for clients that accept gzip.")
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         "info", description="Verbosity of the log; no level logs a caller's text or key."
+    )
+    files_dir: Path | None = Field(
+        None,
+        description="Where uploads and results of jobs lie; servers of a fleet share it. "
+        "Default: `files` in `data_dir`.",
+    )
+    files_quota_mb: int = Field(
+        102_400, ge=1, description="What uploads and results may take together, in MiB."
+    )
+    files_reserve_mb: int = Field(
+        256, ge=0, description="Disk space that jobs leave free, in MiB: the database needs some."
+    )
+    max_file_mb: int = Field(500, ge=1, description="Largest upload, in MiB.")
+    batch_concurrency: int = Field(
+        2, ge=0, le=32, description="Chunks of jobs that run at a time; 0: this server only takes jobs."
+    )
+    batch_days: float = Field(
+        30, ge=0, description="How long ended batches and their results stay, in days; 0: for ever."
+    )
+    task_hours: float = Field(
+        24, ge=0, description="How long ended tasks and their results stay, in hours; 0: for ever."
+    )
+    url_hosts: HostList = Field(
+        (),
+        description="Hosts whose files tasks may fetch (`input.url`), with commas between; "
+        "`name`, `name:port` or `*.domain`. None: only files uploaded here.",
+    )
+    callback_hosts: HostList = Field(
+        (), description="Hosts that batches may tell of their end (`ds_batch_finish_callback`)."
+    )
+    url_networks: HostList = Field(
+        (), description="Private networks that those two may reach nevertheless, e.g. `10.1.0.0/16`."
+    )
+    public_url: str | None = Field(
+        None, description="This server's address in links it gives out; default: the one the caller used."
     )

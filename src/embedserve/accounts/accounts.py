@@ -60,7 +60,7 @@ class Accounts:
         self.plan = plan
         self.keys = KeyStore(database)
         self.spending = Spending(plan)
-        self.ledger = Ledger(database, timeout=database.timeout, keep_days=keep_days, on_commit=self._count)
+        self.ledger = Ledger(database, timeout=database.timeout, keep_days=keep_days, on_commit=self.count)
         self.new_secret: str | None = None
         """A key made just now; printed once, not kept."""
         self.totals: dict[tuple[str, str, str, str], list[int]] = {}
@@ -128,7 +128,8 @@ class Accounts:
     async def admit(
         self, caller: Caller, model: str, tokens: int, *, request_id: str | None = None, door: Door = "sync"
     ) -> Reservation:
-        """Let work begin, and hold it against every limit that applies.
+        """Let work begin, and hold it against every limit that applies: batch work, which waits its turn
+        anyway, is not held to the rate limits.
 
         Args:
             tokens: as counted by the tokenizer.
@@ -146,7 +147,7 @@ class Accounts:
             self.spending.hold(caller.key_id, caller.budget, model, tokens, door)
             reservation.held = True
         limited = self._limits_everyone or caller.rpm is not None or caller.tpm is not None
-        if limited and (demands := self._demands(caller, model, tokens)):
+        if limited and door == "sync" and (demands := self._demands(caller, model, tokens)):
             try:
                 taken = await self._limiter.take(demands)
             except BaseException:
@@ -273,8 +274,8 @@ class Accounts:
             caller, r = reservation.caller, reservation
             self.spending.let_go(caller.key_id, caller.budget, r.model, r.tokens, r.door)
 
-    def _count(self, charges: Sequence[Charge]) -> None:
-        """Told by the ledger's thread of what was committed."""
+    def count(self, charges: Sequence[Charge]) -> None:
+        """Note what was just committed, by the ledger's thread or by a job."""
         self.spending.add(charges)
         for c in charges:
             total = self.totals.setdefault((c.key_id, c.workspace, c.model, c.door), [0, 0])

@@ -16,11 +16,17 @@ from starlette.types import ASGIApp
 from embedserve.errors import EmbedserveError
 from embedserve.http.dashscope import embeddings as native_embeddings
 from embedserve.http.dashscope import models as native_models
+from embedserve.http.dashscope import tasks as native_tasks
+from embedserve.http.dashscope.task_lines import TaskLines
 from embedserve.http.errors import tell, tell_http, tell_unforeseen
 from embedserve.http.middleware.observe import ObserveMiddleware
+from embedserve.http.openai import batches as openai_batches
 from embedserve.http.openai import embeddings as openai_embeddings
+from embedserve.http.openai import files as openai_files
 from embedserve.http.openai import models as openai_models
+from embedserve.http.openai.batch_lines import BatchLines
 from embedserve.http.operator import probes
+from embedserve.jobs.store import Jobs
 from embedserve.service import EmbeddingService
 
 OPENAI_ROOTS = ("/compatible-mode/v1", "/v1", "")
@@ -33,6 +39,15 @@ MULTIMODAL_EMBEDDING = "/services/embeddings/multimodal-embedding/multimodal-emb
 def openai_routes(root: str) -> list[BaseRoute]:
     return [
         Route(f"{root}/embeddings", openai_embeddings.create_embeddings, methods=["POST"]),
+        Route(f"{root}/files", openai_files.create_file, methods=["POST"]),
+        Route(f"{root}/files", openai_files.list_files),
+        Route(f"{root}/files/{{id}}", openai_files.delete_file, methods=["DELETE"]),
+        Route(f"{root}/files/{{id}}", openai_files.get_file),
+        Route(f"{root}/files/{{id}}/content", openai_files.get_content),
+        Route(f"{root}/batches", openai_batches.create_batch, methods=["POST"]),
+        Route(f"{root}/batches", openai_batches.list_batches),
+        Route(f"{root}/batches/{{id}}", openai_batches.get_batch),
+        Route(f"{root}/batches/{{id}}/cancel", openai_batches.cancel_batch, methods=["POST"]),
         Route(f"{root}/models", openai_models.list_models),
         Route(f"{root}/models/{{id}}", openai_models.get_model),
     ]
@@ -42,6 +57,9 @@ def native_routes(root: str) -> list[BaseRoute]:
     return [
         Route(f"{root}{TEXT_EMBEDDING}", native_embeddings.create_embeddings, methods=["POST"]),
         Route(f"{root}{MULTIMODAL_EMBEDDING}", native_embeddings.create_multimodal, methods=["POST"]),
+        Route(f"{root}/tasks", native_tasks.list_tasks),
+        Route(f"{root}/tasks/{{id}}", native_tasks.get_task),
+        Route(f"{root}/tasks/{{id}}/cancel", native_tasks.cancel_task, methods=["POST"]),
     ]
 
 
@@ -56,16 +74,22 @@ def operator_routes() -> list[BaseRoute]:
 def create_app(service: EmbeddingService) -> ASGIApp:
     """The whole HTTP face of one service; it starts and closes with the application's lifespan."""
 
+    settings = service.settings
+    jobs = Jobs(service, settings, {"batch": BatchLines(settings.max_file_mb * 2**20), "task": TaskLines()})
+
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         await service.start()
+        await jobs.start()
         yield
+        await jobs.close()
         await service.close()
 
     app = Starlette(
         routes=[
             *(route for root in OPENAI_ROOTS for route in openai_routes(root)),
             *(route for root in NATIVE_ROOTS for route in native_routes(root)),
+            Route("/api/v1/results/{name}", native_tasks.get_result),
             Route("/api/v1/models", native_models.list_models),
             *operator_routes(),
         ],
@@ -74,6 +98,7 @@ def create_app(service: EmbeddingService) -> ASGIApp:
         lifespan=lifespan,
     )
     app.state.service = service
+    app.state.jobs = jobs
     app.state.registry = CollectorRegistry()
     # Around the application rather than inside it, so that even a reply to a bug carries its id.
     return ObserveMiddleware(app, app.state.registry)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 
 from embedserve.accounts.caller import Caller
+from embedserve.jobs.store import Jobs
 from embedserve.service import EmbeddingService, EmbedReply
 
 CUT_HEADER = "x-embedserve-truncated"
@@ -13,6 +14,11 @@ CUT_HEADER = "x-embedserve-truncated"
 def service_of(request: Request) -> EmbeddingService:
     service: EmbeddingService = request.app.state.service
     return service
+
+
+def jobs_of(request: Request) -> Jobs:
+    jobs: Jobs = request.app.state.jobs
+    return jobs
 
 
 def request_id_of(request: Request) -> str:

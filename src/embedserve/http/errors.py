@@ -15,7 +15,7 @@ from embedserve.http.openai.rendering import render_error as render_openai
 
 log = logging.getLogger("embedserve.http")
 
-NATIVE_PREFIXES = ("/api/", "/services/")
+NATIVE_PREFIXES = ("/api/", "/services/", "/tasks")
 
 
 async def tell(request: Request, error: Exception) -> Response:

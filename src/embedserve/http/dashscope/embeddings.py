@@ -5,12 +5,13 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from embedserve.catalogue import MULTIMODAL_MODELS, find_model
+from embedserve.catalogue import MULTIMODAL_MODELS
 from embedserve.errors import WRONG_URL, EmbedserveError
 from embedserve.http.body import read_json
 from embedserve.http.context import authenticate, cut_headers, request_id_of, service_of
 from embedserve.http.dashscope.parsing import parse
 from embedserve.http.dashscope.rendering import render_reply
+from embedserve.http.dashscope.tasks import create_task
 from embedserve.http.json import reply
 
 
@@ -23,12 +24,9 @@ async def create_embeddings(request: Request) -> Response:
             "encrypted input is not supported by this server: unset enable_encryption and send plain text "
             "(the connection stays on your own machines)",
         )
-    asked = parse(body, lenient=service.lenient)
     if request.headers.get("x-dashscope-async", "").lower() == "enable":
-        find_model(asked.model)
-        raise EmbedserveError(
-            "Current user api does not support asynchronous calls.", status=403, code="AccessDenied"
-        )
+        return await create_task(request, caller, body)
+    asked = parse(body, lenient=service.lenient)
     answer = await service.embed(caller, asked, request_id_of(request))
     return reply(render_reply(answer, request_id_of(request)), headers=cut_headers(answer))
 

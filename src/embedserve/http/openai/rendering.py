@@ -57,8 +57,8 @@ def error_body(error: EmbedserveError, request_id: str) -> dict[str, Any]:
         "error": {
             "message": error.openai_message,
             "type": error.openai_type,
-            "param": None,
-            "code": error.openai_code,
+            "param": error.param,
+            "code": error.openai_code or None,
         }
     }
     if error.engine:

@@ -1,0 +1,274 @@
+"""The lines of a batch: what is accepted, how one is answered (protocol notes 7a)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+
+from embedserve.accounts.caller import Caller
+from embedserve.catalogue import MODELS
+from embedserve.embedding.embedder import Embedding
+from embedserve.errors import EmbedserveError, internal
+from embedserve.http.openai.parsing import parse, wants_nothing
+from embedserve.http.openai.rendering import error_body, render_reply
+from embedserve.jobs.dialect import Answer
+from embedserve.jobs.records import Job, Problem
+from embedserve.service import EmbeddingService, EmbedReply
+
+log = logging.getLogger("embedserve.jobs")
+
+EMBEDDINGS = "/v1/embeddings"
+TEST_URL = "/v1/chat/ds-test"
+TEST_MODEL = "batch-test-model"
+TEST_LINES, TEST_BYTES = 100, 2**20
+TEST_BODY = {"content": "This is a test result."}
+
+_WORDS = {
+    "empty": ("empty_file", "The input file has no requests: it should have one JSON object a line."),
+    "too_many_lines": ("too_many_lines", "The input file has more than {limit} requests: split it."),
+    "line_too_long": ("line_too_long", "The line is longer than {limit} bytes."),
+    "too_large": ("file_too_large", "The input file is larger than {limit} bytes: split it."),
+    "missing": ("file_not_found", "The input file is no longer there."),
+    "storage_full": ("storage_full", "{message}"),
+}
+
+
+def read_line(line: bytes) -> Any:
+    """Parsed JSON; lone surrogates pass, as they do in requests. Raises ValueError."""
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        try:
+            return json.loads(line)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+
+
+class BatchChecker:
+    """Remembers a digest of every custom_id, not the ids: 16 bytes each."""
+
+    def __init__(self, job: Job) -> None:
+        self.model = ""
+        self._endpoint = job.endpoint
+        self._seen: set[bytes] = set()
+        self._test_size = 0
+
+    def check(self, number: int, line: bytes) -> int | Problem:
+        at = number + 1
+        if not line.strip():
+            return 0
+        try:
+            given = read_line(line)
+        except ValueError:
+            return Problem("invalid_json_line", "This line is not parseable as valid JSON.", None, at)
+        if not isinstance(given, dict):
+            return Problem("invalid_json_line", "This line is not a JSON object.", None, at)
+        return self._check_fields(given, at) or self._check_model(given["body"], at, len(line))
+
+    def _check_fields(self, given: Mapping[str, Any], at: int) -> Problem | None:
+        custom_id, url = given.get("custom_id"), given.get("url")
+        if not isinstance(custom_id, str) or not custom_id:
+            return _missing("custom_id", at)
+        try:
+            digest = blake2b(custom_id.encode(), digest_size=16).digest()
+        except UnicodeEncodeError:
+            return Problem("invalid_custom_id", "The custom_id is no valid Unicode text.", "custom_id", at)
+        if digest in self._seen:
+            return Problem(
+                "duplicate_custom_id",
+                f"The custom_id '{custom_id[:64]}' for this request is a duplicate of another request. "
+                "Each request must have a custom_id of its own.",
+                "custom_id",
+                at,
+            )
+        self._seen.add(digest)
+        if given.get("method") != "POST":
+            return Problem("invalid_method", "The method of a request must be POST.", "method", at)
+        if not isinstance(url, str) or not url:
+            return _missing("url", at)
+        if url not in (EMBEDDINGS, TEST_URL):
+            message = f"The provided url '{url[:64]}' is not supported by the Batch API."
+            return Problem("url_not_found", message, "url", at)
+        if url != self._endpoint:
+            message = (
+                f"The url '{url}' for this request does not match the batch endpoint '{self._endpoint}'."
+            )
+            return Problem("mismatched_url", message, "url", at)
+        return None if isinstance(given.get("body"), dict) else _missing("body", at)
+
+    def _check_model(self, body: Mapping[str, Any], at: int, size: int) -> int | Problem:
+        model = body.get("model")
+        if not isinstance(model, str) or not model:
+            return _missing("body.model", at)
+        if self.model and model != self.model:
+            return Problem(
+                "mismatched_model",
+                f"The model '{model[:64]}' for this request does not match the rest of the batch. "
+                "Each batch must contain requests for a single model.",
+                "body.model",
+                at,
+            )
+        fits = model == TEST_MODEL if self._endpoint == TEST_URL else model in MODELS
+        if not fits:
+            message = f"The provided model {model[:64]} is not supported by the Batch API."
+            return Problem("model_not_found", message, "body.model", at)
+        self.model = model
+        if model == TEST_MODEL:
+            self._test_size += size
+            if len(self._seen) > TEST_LINES or self._test_size > TEST_BYTES:
+                message = f"A batch of {TEST_MODEL} may have {TEST_LINES} lines and {TEST_BYTES} bytes."
+                return Problem("file_too_large", message, None, at)
+        rows = body.get("input")
+        return max(1, len(rows)) if isinstance(rows, list) else 1
+
+
+def _missing(param: str, at: int) -> Problem:
+    message = f"Missing required parameter: '{param}'."
+    return Problem("missing_required_parameter", message, param, at)
+
+
+class BatchLines:
+    """Implements :class:`embedserve.jobs.dialect.Dialect`."""
+
+    max_lines = 50_000
+    max_line_bytes = 6 * 2**20
+    compress = False
+    split = True
+
+    def __init__(self, max_file_bytes: int = 500 * 2**20) -> None:
+        self.max_file_bytes = max_file_bytes
+
+    def open_checker(self, job: Job) -> BatchChecker:
+        return BatchChecker(job)
+
+    def problem(self, what: str, **values: Any) -> Problem:
+        code, words = _WORDS[what]
+        return Problem(code, words.format(**values), None, values.get("line"))
+
+    async def answer(self, service: EmbeddingService, job: Job, number: int, line: bytes) -> Answer:
+        given = read_line(line)
+        id, custom_id, body = job.line_id(number), given["custom_id"], given["body"]
+        if job.endpoint == TEST_URL:
+            return Answer(True, partial(success_line, id, custom_id, TEST_BODY), id)
+        try:
+            asked, encoding = parse(body, lenient=service.lenient)
+            asked = replace(asked, lane="bulk")
+            answer, reservation = await service.compute(caller_of(job), asked, id)
+        except EmbedserveError as error:
+            if error.status in (429, 503):
+                raise
+            return Answer(False, partial(failure_line, id, custom_id, error))
+        except Exception:  # one line must not hold up the others, nor the job for ever
+            log.exception("line %d of %s failed", number + 1, job.id)
+            return Answer(False, partial(failure_line, id, custom_id, internal()))
+        if not service.lenient and wants_nothing(body):
+            answer = EmbedReply(answer.model, [Embedding(None, None, 0) for _ in answer.rows], answer.tokens)
+
+        def render() -> bytes:
+            return success_line(id, custom_id, render_reply(answer, encoding, id))
+
+        return Answer(True, render, id, answer.tokens, reservation)
+
+    def decline(self, job: Job, number: int, line: bytes) -> Answer:
+        if job.status == "cancelling":
+            error = {
+                "code": "batch_cancelled",
+                "message": "This request was not run: the batch was cancelled.",
+            }
+        else:
+            message = "This request was not run: the completion window ended before its turn came."
+            error = {"code": "batch_expired", "message": message}
+        body = {"id": job.line_id(number), "custom_id": read_line(line)["custom_id"], "response": None}
+        return Answer(False, partial(dump_line, body | {"error": error}))
+
+    def describe(self, job: Job) -> dict[str, Any]:
+        return describe(job)
+
+
+def caller_of(job: Job) -> Caller:
+    """The key that submitted the job, with the models and the budget it had then."""
+    given = job.settings
+    models = given.get("models")
+    return Caller(
+        job.key_id,
+        "",
+        job.workspace,
+        models=None if models is None else frozenset(models),
+        budget=given.get("budget"),
+    )
+
+
+def caller_settings(caller: Caller) -> dict[str, Any]:
+    """What :func:`caller_of` needs to know later."""
+    models = None if caller.models is None else sorted(caller.models)
+    return {"models": models, "budget": caller.budget}
+
+
+def dump_line(content: Any) -> bytes:
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+
+
+def success_line(id: str, custom_id: str, body: Mapping[str, Any]) -> bytes:
+    response = {"status_code": 200, "request_id": id, "body": body}
+    return dump_line({"id": id, "custom_id": custom_id, "response": response, "error": None})
+
+
+def failure_line(id: str, custom_id: str, error: EmbedserveError) -> bytes:
+    response = {"status_code": error.openai_status, "request_id": id, "body": error_body(error, id)}
+    told = {"code": error.openai_code, "message": error.openai_message}
+    return dump_line({"id": id, "custom_id": custom_id, "response": response, "error": told})
+
+
+def new_batch_id() -> str:
+    return f"batch_{uuid.uuid4()}"
+
+
+def describe(job: Job) -> dict[str, Any]:
+    """The batch object; key order as recorded. ``expires_at`` is null in the original too."""
+    problems = orjson.loads(job.errors) if job.errors else None
+
+    def at(moment: float | None) -> int | None:
+        return None if moment is None else int(moment)
+
+    def ended(status: str) -> int | None:
+        return at(job.ended_at) if job.status == status else None
+
+    return {
+        "id": job.id,
+        "object": "batch",
+        "endpoint": job.endpoint,
+        "errors": {"object": "list", "data": problems} if problems else None,
+        "input_file_id": job.input_file_id,
+        "completion_window": job.window,
+        "status": job.status,
+        "output_file_id": job.output_file_id,
+        "error_file_id": job.error_file_id,
+        "created_at": int(job.created_at),
+        "in_progress_at": at(job.in_progress_at),
+        "expires_at": None,
+        "finalizing_at": at(job.finalizing_at),
+        "completed_at": ended("completed"),
+        "failed_at": ended("failed"),
+        "expired_at": ended("expired"),
+        "cancelling_at": at(job.cancelling_at),
+        "cancelled_at": ended("cancelled"),
+        "request_counts": {"total": job.total, "completed": job.completed, "failed": job.failed},
+        "metadata": orjson.loads(job.metadata) if job.metadata else None,
+    }
+
+
+LIST_SECONDS = 30 * 86400
+"""How far back the list goes, as in the original."""
+
+
+def oldest_listed() -> float:
+    return time.time() - LIST_SECONDS

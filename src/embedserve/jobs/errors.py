@@ -1,0 +1,46 @@
+"""Refusals around files and jobs."""
+
+from __future__ import annotations
+
+import errno
+
+from embedserve.errors import EmbedserveError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def refused(message: str, *, param: str | None = None, status: int = 400, code: str = "") -> EmbedserveError:
+    """400 invalid_request_error as OpenAI's API words it; without a code where the original sends null."""
+    return EmbedserveError(
+        message, status=status, openai_code=code, openai_type="invalid_request_error", param=param
+    )
+
+
+def no_such(kind: str, id: str) -> EmbedserveError:
+    """404; somebody else's looks the same as one that never was."""
+    return EmbedserveError(
+        f"No such {kind}: {id[:80]}",
+        status=404,
+        code="NotFound",
+        openai_code="not_found",
+        openai_type="invalid_request_error",
+        param="id",
+    )
+
+
+class StorageFullError(EmbedserveError):
+    """No room for more files: the quota is used up, or the disk is full."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message,
+            status=507,
+            code="InternalError.StorageFull",
+            openai_code="storage_full",
+            openai_type="server_error",
+        )
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the operating system says that there is no room."""
+    return error.errno in _FULL

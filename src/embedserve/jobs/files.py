@@ -1,0 +1,258 @@
+"""Files of callers: rows in the database, bytes in a folder that all nodes of a fleet share.
+
+Layout: ``uploads/<file id>`` is one upload; ``jobs/<job id>/000042.output`` is what chunk 42 of a job gave. A
+job's output file is the concatenation of its parts in order and is never copied together, so finishing a
+job costs nothing and needs no room. Every file appears complete (written aside, fsync, rename): whoever
+sees a name sees all its bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from embedserve.jobs.errors import StorageFullError, is_full, no_such, refused
+from embedserve.jobs.records import ENDED, StoredFile
+from embedserve.storage.database import Database
+from embedserve.storage.tables import files, job_chunks, jobs
+
+MAX_FILES = 10_000
+"""Per workspace; the original's limit per account."""
+_BLOCK = 256 * 1024
+_DRAFT_AGE = 24 * 3600.0
+"""Seconds after which a draft that nobody finished is litter."""
+
+
+class FileStore:
+    """All methods block: call them from a thread.
+
+    Args:
+        quota_bytes: what uploads and outputs may take together.
+        reserve_bytes: what stays free on the disk whatever the quota says, for the database beside it.
+    """
+
+    def __init__(self, database: Database, folder: Path, *, quota_bytes: int, reserve_bytes: int) -> None:
+        self.database = database
+        self.folder = folder
+        self.quota_bytes = quota_bytes
+        self.reserve_bytes = reserve_bytes
+        for name in ("uploads", "jobs"):
+            (folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    # uploads
+
+    def draft(self) -> Path:
+        """A new name to write to; :meth:`adopt` makes it a file."""
+        return self.folder / "uploads" / f".draft-{secrets.token_hex(12)}"
+
+    def adopt(
+        self, draft: Path, *, workspace: str, purpose: str, filename: str, expires_at: float | None = None
+    ) -> StoredFile:
+        """Make a written draft a file.
+
+        Raises:
+            EmbedserveError: too many files, or no room for them.
+        """
+        made = StoredFile(
+            id=f"file-{purpose}-{secrets.token_hex(12)}",
+            workspace=workspace,
+            purpose=purpose,
+            filename=filename[:512],
+            bytes=draft.stat().st_size,
+            created_at=time.time(),
+            expires_at=expires_at,
+        )
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())
+        with self.database.write() as connection:
+            held = sa.select(sa.func.count()).select_from(files).where(files.c.workspace == workspace)
+            if connection.execute(held).scalar_one() >= MAX_FILES:
+                raise refused("Upload file number exceed limit.")
+            if self.used_bytes(connection) + made.bytes > self.quota_bytes:
+                raise refused("Upload file capacity exceed limit.")
+            target = self.upload_path(made.id)
+            draft.rename(target)
+            _sync_folder(target.parent)
+            connection.execute(sa.insert(files).values({c.name: getattr(made, c.name) for c in files.c}))
+        return made
+
+    def get(self, workspace: str, id: str) -> StoredFile:
+        """Raises EmbedserveError (404) if it is not there or belongs to another workspace."""
+        query = sa.select(files).where(files.c.id == id, files.c.workspace == workspace)
+        with self.database.read() as connection:
+            row = connection.execute(query).mappings().first()
+        if row is None or (row["expires_at"] is not None and row["expires_at"] < time.time()):
+            raise no_such("File object", id)
+        return StoredFile.of(row)
+
+    def page(
+        self,
+        workspace: str,
+        *,
+        limit: int,
+        after: str | None = None,
+        purpose: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        oldest_first: bool = False,
+    ) -> tuple[list[StoredFile], bool]:
+        """(a page, whether more follow), newest first."""
+        query = sa.select(files).where(
+            files.c.workspace == workspace,
+            sa.or_(files.c.expires_at.is_(None), files.c.expires_at > time.time()),
+        )
+        if purpose:
+            query = query.where(files.c.purpose == purpose)
+        if since is not None:
+            query = query.where(files.c.created_at >= since)
+        if until is not None:
+            query = query.where(files.c.created_at <= until)
+        keys = (files.c.created_at, files.c.id)
+        if after:
+            last = self.get(workspace, after)
+            place = sa.tuple_(*keys)
+            mark = sa.tuple_(sa.literal(last.created_at), sa.literal(last.id))
+            query = query.where(place > mark if oldest_first else place < mark)
+        order = keys if oldest_first else [key.desc() for key in keys]
+        with self.database.read() as connection:
+            rows = connection.execute(query.order_by(*order).limit(limit + 1)).mappings().all()
+        return [StoredFile.of(row) for row in rows[:limit]], len(rows) > limit
+
+    def delete(self, workspace: str, id: str) -> None:
+        """Forget it and free its bytes. Raises EmbedserveError: 404, or 409 while a job still reads it."""
+        file = self.get(workspace, id)
+        with self.database.write() as connection:
+            users = (
+                sa.select(jobs.c.id).where(jobs.c.input_file_id == id, jobs.c.status.not_in(ENDED)).limit(1)
+            )
+            if user := connection.execute(users).scalar():
+                raise refused(
+                    f"The file is the input of {user}, which is not finished: cancel it first.", status=409
+                )
+            connection.execute(sa.delete(files).where(files.c.id == id))
+        self.erase(file)
+
+    def erase(self, file: StoredFile) -> None:
+        """Free the bytes of a file whose row is gone."""
+        if file.job_id is None:
+            self.upload_path(file.id).unlink(missing_ok=True)
+            return
+        for path in self.job_folder(file.job_id).glob(f"*{file.suffix}"):
+            path.unlink(missing_ok=True)
+
+    def upload_path(self, id: str) -> Path:
+        """Where the bytes of an upload lie."""
+        return self.folder / "uploads" / id
+
+    def blocks(self, file: StoredFile) -> Iterator[bytes]:
+        """The bytes, a block at a time."""
+        for path in [self.upload_path(file.id)] if file.job_id is None else self._parts(file):
+            with path.open("rb") as source:
+                while block := source.read(_BLOCK):
+                    yield block
+
+    # outputs
+
+    def job_folder(self, job_id: str) -> Path:
+        return self.folder / "jobs" / job_id
+
+    def write_part(self, job_id: str, number: int, suffix: str, lines: Iterable[bytes]) -> int:
+        """Write what a chunk gave; its size. Writing the same part again replaces it by the same bytes.
+
+        Raises:
+            StorageFullError: the quota or the disk is full; nothing is left behind.
+        """
+        folder = self.job_folder(job_id)
+        draft = folder / f".{number:06d}{suffix}-{secrets.token_hex(6)}"
+        try:
+            folder.mkdir(exist_ok=True, mode=0o700)
+            self.check_room()
+            with draft.open("wb") as file:
+                file.writelines(lines)
+                file.flush()
+                os.fsync(file.fileno())
+                size = file.tell()
+            draft.rename(folder / f"{number:06d}{suffix}")
+            _sync_folder(folder)
+        except OSError as error:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+            if is_full(error):
+                raise StorageFullError(
+                    "The server's disk is full: free some room and submit the job again."
+                ) from error
+            raise
+        return size
+
+    # room
+
+    def used_bytes(self, connection: Connection) -> int:
+        """By files, and by jobs that have none yet."""
+        stored = connection.execute(sa.select(sa.func.coalesce(sa.func.sum(files.c.bytes), 0))).scalar_one()
+        growing = sa.select(sa.func.coalesce(sa.func.sum(jobs.c.output_bytes + jobs.c.error_bytes), 0)).where(
+            jobs.c.status.not_in(ENDED)
+        )
+        return int(stored) + int(connection.execute(growing).scalar_one())
+
+    def check_room(self, extra: int = 0) -> None:
+        """Raises StorageFullError if ``extra`` more bytes would touch the reserve or break the quota."""
+        if shutil.disk_usage(self.folder).free - extra < self.reserve_bytes:
+            raise StorageFullError(
+                f"The server's disk has less than {self.reserve_bytes} bytes to spare: free some room, "
+                "or lower EMBEDSERVE_FILES_RESERVE_MB, and submit again."
+            )
+        with self.database.read() as connection:
+            if self.used_bytes(connection) + extra > self.quota_bytes:
+                raise StorageFullError(
+                    f"The server's quota of {self.quota_bytes} bytes for files is used up: delete files, "
+                    "or raise EMBEDSERVE_FILES_QUOTA_MB, and submit again."
+                )
+
+    def sweep(self) -> None:
+        """Remove drafts that nobody finished, and uploads whose row never came to be."""
+        limit = time.time() - _DRAFT_AGE
+        old = [path for path in self.folder.glob("uploads/*") if _is_older(path, limit)]
+        old += [path for path in self.folder.glob("jobs/*/.*") if _is_older(path, limit)]
+        if not old:
+            return
+        names = [path.name for path in old if path.parent.name == "uploads"]
+        with self.database.read() as connection:
+            known = set(connection.execute(sa.select(files.c.id).where(files.c.job_id.is_(None))).scalars())
+        for path in old:
+            if path.name not in names or path.name not in known:
+                path.unlink(missing_ok=True)
+
+    def _parts(self, file: StoredFile) -> list[Path]:
+        """Parts of the chunks that were booked, in order: what an aborted chunk left is not among them."""
+        size = job_chunks.c.error_bytes if file.suffix == ".error" else job_chunks.c.output_bytes
+        query = sa.select(job_chunks.c.number).where(
+            job_chunks.c.job_id == file.job_id, job_chunks.c.done.is_(True), size > 0
+        )
+        with self.database.read() as connection:
+            numbers = connection.execute(query.order_by(job_chunks.c.number)).scalars().all()
+        folder = self.job_folder(file.job_id or "")
+        return [folder / f"{number:06d}{file.suffix}" for number in numbers]
+
+
+def _is_older(path: Path, limit: float) -> bool:
+    try:
+        return path.stat().st_mtime < limit
+    except OSError:
+        return False
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
