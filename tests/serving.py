@@ -29,6 +29,8 @@ class Server:
         data_dir: kept between servers if given, otherwise a fresh one.
     """
 
+    program: Sequence[str] = ("-m", "embedserve", "serve")
+
     def __init__(
         self,
         *arguments: str,
@@ -60,9 +62,7 @@ class Server:
         self.process = subprocess.Popen(
             [
                 sys.executable,
-                "-m",
-                "embedserve",
-                "serve",
+                *self.program,
                 "--port",
                 "0",
                 "--data-dir",

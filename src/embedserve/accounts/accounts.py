@@ -7,7 +7,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,6 +19,7 @@ from embedserve.accounts.ledger import Charge, Door, Ledger
 from embedserve.accounts.limits import Demand, Limiter, MemoryLimiter, Refusal, Ticket, demand
 from embedserve.accounts.plan import Limits, Plan, RateLimit
 from embedserve.accounts.spending import Spending
+from embedserve.errors import EmbedserveError
 from embedserve.settings import Settings
 from embedserve.storage.database import Database
 
@@ -41,7 +42,7 @@ class Reservation:
     caller: Caller
     model: str
     tokens: int
-    request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    request_id: str
     door: Door = "sync"
     ticket: Ticket | None = None
     held: bool = False
@@ -65,6 +66,8 @@ class Accounts:
         """A key made just now; printed once, not kept."""
         self.totals: dict[tuple[str, str, str, str], list[int]] = {}
         """(key, workspace, model, door) -> [requests, tokens] since this process began, for metrics."""
+        self.refused: dict[str, int] = {}
+        """native error code -> how often ``admit`` raised it, for metrics"""
         self._view = KeyView()
         self._limits_everyone = plan.limits != Limits(per_second=plan.limits.per_second)
         self._limiter = limiter
@@ -79,6 +82,8 @@ class Accounts:
             EmbedserveError: the database or the plan cannot be used.
         """
         plan = Plan.read(settings.plan)
+        if settings.admin_key and settings.admin_key == settings.api_key:
+            raise EmbedserveError("admin_key and api_key are the same: the admin key embeds nothing.")
         limiter: Limiter = MemoryLimiter()
         if settings.redis_url:
             from embedserve.accounts.shared_limits import SharedLimiter
@@ -125,6 +130,11 @@ class Accounts:
         """
         return self._view.authenticate(secret, workspace)
 
+    @property
+    def degraded(self) -> bool:
+        """True while Redis does not answer and rate limits are this process's own."""
+        return bool(getattr(self._limiter, "degraded", False))
+
     async def admit(
         self, caller: Caller, model: str, tokens: int, *, request_id: str | None = None, door: Door = "sync"
     ) -> Reservation:
@@ -138,11 +148,18 @@ class Accounts:
         Raises:
             EmbedserveError: 403 (model, free tier), 400 (budget) or 429 (rate limits).
         """
+        try:
+            return await self._admit(caller, model, tokens, request_id or str(uuid.uuid4()), door)
+        except EmbedserveError as error:
+            self.refused[error.code] = self.refused.get(error.code, 0) + 1
+            raise
+
+    async def _admit(
+        self, caller: Caller, model: str, tokens: int, request_id: str, door: Door
+    ) -> Reservation:
         if caller.models is not None and model not in caller.models:
             raise model_denied()
-        reservation = Reservation(caller, model, tokens, door=door)
-        if request_id:
-            reservation.request_id = request_id
+        reservation = Reservation(caller, model, tokens, request_id, door)
         if caller.budget is not None or self.plan.free_quota.only:
             self.spending.hold(caller.key_id, caller.budget, model, tokens, door)
             reservation.held = True

@@ -13,6 +13,8 @@ from embedserve.errors import EmbedserveError
 COMMANDS = {
     "serve": "Start the server.",
     "embed": "Embed the lines of a file.",
+    "keys": "Make, list, revoke and rotate API keys.",
+    "usage": "Say what was used, by key, workspace, model or day.",
     "doctor": "Say what this machine offers and what embedserve makes of it.",
 }
 """name -> help line; ``embedserve.cli.<name>`` holds the command ``<name>``, or a group as ``app``."""

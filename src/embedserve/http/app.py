@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from embedserve.errors import EmbedserveError
+from embedserve.http.admin.routes import admin_routes
 from embedserve.http.dashscope import embeddings as native_embeddings
 from embedserve.http.dashscope import models as native_models
 from embedserve.http.dashscope import tasks as native_tasks
@@ -26,6 +27,7 @@ from embedserve.http.openai import files as openai_files
 from embedserve.http.openai import models as openai_models
 from embedserve.http.openai.batch_lines import BatchLines
 from embedserve.http.operator import probes
+from embedserve.http.operator.accounts_metrics import AccountsCollector
 from embedserve.jobs.store import Jobs
 from embedserve.service import EmbeddingService
 
@@ -92,6 +94,7 @@ def create_app(service: EmbeddingService) -> ASGIApp:
             Route("/api/v1/results/{name}", native_tasks.get_result),
             Route("/api/v1/models", native_models.list_models),
             *operator_routes(),
+            *(admin_routes() if service.settings.admin_key else []),
         ],
         middleware=[Middleware(GZipMiddleware, compresslevel=1)] if service.settings.gzip else [],
         exception_handlers={EmbedserveError: tell, HTTPException: tell_http, Exception: tell_unforeseen},
@@ -100,5 +103,6 @@ def create_app(service: EmbeddingService) -> ASGIApp:
     app.state.service = service
     app.state.jobs = jobs
     app.state.registry = CollectorRegistry()
+    app.state.registry.register(AccountsCollector(service.accounts))
     # Around the application rather than inside it, so that even a reply to a bug carries its id.
     return ObserveMiddleware(app, app.state.registry)

@@ -6,6 +6,7 @@ already current costs one query, so a restart does not pay for it.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from embedserve.errors import EmbedserveError
 
 if TYPE_CHECKING:
     from alembic.config import Config
+
+log = logging.getLogger("embedserve.storage")
 
 SCHEMA = "0002"
 """The newest revision in ``migrations/versions``; a test holds that it is."""
@@ -56,6 +59,8 @@ def upgrade(connection: Connection) -> bool:
             status=500,
             code="InternalError",
         )
+    log.info("the database goes from schema %s to %s", stamp or "(empty)", SCHEMA)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of every plugin it loads
     from alembic import command
 
     config = alembic_config()

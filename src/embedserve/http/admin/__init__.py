@@ -1,0 +1,1 @@
+"""The admin API: keys and usage, for whoever holds the admin key."""

@@ -1,0 +1,68 @@
+"""Who may use the admin API, and how its blocking work is done."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from embedserve.accounts.errors import missing_key, wrong_key
+from embedserve.errors import EmbedserveError
+from embedserve.http.body import read_json
+from embedserve.http.context import service_of
+
+Body = TypeVar("Body", bound=BaseModel)
+Result = TypeVar("Result")
+
+
+def authorize(request: Request) -> None:
+    """Let the admin key pass and nothing else. Raises EmbedserveError (401)."""
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not given.strip():
+        raise missing_key()
+    admin_key = service_of(request).settings.admin_key
+    expected = admin_key.get_secret_value() if admin_key else ""
+    # Digests have one length: the comparison cannot even tell how long the key is.
+    if not expected or not hmac.compare_digest(_digest(given.strip()), _digest(expected)):
+        raise wrong_key()
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
+async def read_body(request: Request, model: type[Body]) -> Body:
+    """The request's JSON as ``model``; an absent body is an empty one. Raises EmbedserveError (400, 413)."""
+    empty = request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers
+    fields = {} if empty else await read_json(request, 65_536)
+    return validate(model, fields)
+
+
+def validate(model: type[Body], fields: dict[str, Any]) -> Body:
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        told = "; ".join(
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']}"
+            for item in error.errors(include_url=False, include_input=False)
+        )
+        raise EmbedserveError(told, openai_type="invalid_request_error") from None
+
+
+async def in_thread(work: Callable[..., Result], *args: Any, **named: Any) -> Result:
+    """Blocking work off the event loop. Raises EmbedserveError (503) when the database does not answer."""
+    try:
+        return await run_in_threadpool(work, *args, **named)
+    except SQLAlchemyError as error:
+        raise EmbedserveError(
+            f"The database did not answer ({type(error).__name__}), please try again later.",
+            status=503,
+            code="ModelServingError",
+            retry_after=1,
+        ) from error
