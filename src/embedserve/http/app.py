@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from embedserve.errors import EmbedserveError
 from embedserve.http.admin.routes import admin_routes
+from embedserve.http.console import assets as console
 from embedserve.http.dashscope import embeddings as native_embeddings
 from embedserve.http.dashscope import models as native_models
 from embedserve.http.dashscope import tasks as native_tasks
@@ -28,6 +29,7 @@ from embedserve.http.openai import models as openai_models
 from embedserve.http.openai.batch_lines import BatchLines
 from embedserve.http.operator import probes
 from embedserve.http.operator.accounts_metrics import AccountsCollector
+from embedserve.http.operator.engine import EngineCollector
 from embedserve.jobs.store import Jobs
 from embedserve.service import EmbeddingService
 
@@ -73,6 +75,15 @@ def operator_routes() -> list[BaseRoute]:
     ]
 
 
+def console_routes() -> list[BaseRoute]:
+    return [
+        Route("/", console.lead_to_console),
+        Route("/console", console.lead_to_console),
+        Route("/console/", console.serve_asset),
+        Route("/console/{name}", console.serve_asset),
+    ]
+
+
 def create_app(service: EmbeddingService) -> ASGIApp:
     """The whole HTTP face of one service; it starts and closes with the application's lifespan."""
 
@@ -95,6 +106,7 @@ def create_app(service: EmbeddingService) -> ASGIApp:
             Route("/api/v1/models", native_models.list_models),
             *operator_routes(),
             *(admin_routes() if service.settings.admin_key else []),
+            *console_routes(),
         ],
         middleware=[Middleware(GZipMiddleware, compresslevel=1)] if service.settings.gzip else [],
         exception_handlers={EmbedserveError: tell, HTTPException: tell_http, Exception: tell_unforeseen},
@@ -104,5 +116,6 @@ def create_app(service: EmbeddingService) -> ASGIApp:
     app.state.jobs = jobs
     app.state.registry = CollectorRegistry()
     app.state.registry.register(AccountsCollector(service.accounts))
+    app.state.registry.register(EngineCollector(service))
     # Around the application rather than inside it, so that even a reply to a bug carries its id.
     return ObserveMiddleware(app, app.state.registry)

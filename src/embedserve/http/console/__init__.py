@@ -1,0 +1,1 @@
+"""The web console: static files, and nothing that a caller could not do through the public API."""
