@@ -19,6 +19,7 @@ AGE = 1.0
 costs_of_a_request = st.lists(st.integers(1, 150), min_size=1, max_size=12)
 lanes: st.SearchStrategy[Lane] = st.sampled_from(["interactive", "bulk"])
 names = count()
+unhurried = settings(deadline=None, max_examples=50)
 
 
 def submit(
@@ -57,7 +58,7 @@ class AnyHistory(RuleBasedStateMachine):
         self.got: dict[Request[int], Counter[int]] = {}
         self.running: list[list[Unit[int]]] = []
         self.waiting: dict[bytes, tuple[Lane, int]] = {}
-        self.bulk_served_at = 0.0
+        self.bulk_chunk_at = 0.0
 
     @rule(
         lane=lanes,
@@ -69,8 +70,8 @@ class AnyHistory(RuleBasedStateMachine):
         costs = [1 + number * 6 for number in windows]
         keys = [b"%d" % number for number in windows]
         running = {unit.key for chunk in self.running for unit in chunk}
-        if lane == "bulk" and not any(kind == "bulk" for kind, _ in self.waiting.values()):
-            self.bulk_served_at = self.now
+        if lane == "bulk" and not self.waits("bulk"):
+            self.bulk_chunk_at = self.now
         for key, cost in zip(keys, costs, strict=True):
             if key not in running:
                 self.waiting.setdefault(key, (lane, cost))
@@ -94,20 +95,17 @@ class AnyHistory(RuleBasedStateMachine):
 
     @rule()
     def start_chunk(self) -> None:
-        interactive = any(
-            not unit.taken for r in self.requests if r.lane == "interactive" for unit in r.queue
-        )
-        bulk = any(not unit.taken for r in self.requests if r.lane == "bulk" for unit in r.queue)
+        interactive, bulk = self.waits("interactive"), self.waits("bulk")
         chunk = self.batcher.next_chunk(self.now)
         assert bool(chunk) == (interactive or bulk), "work waits, so there is a chunk"
         assert len(chunk) == 1 or sum(unit.cost for unit in chunk) <= BUDGET
         for unit in chunk:
             assert unit.key in self.waiting, "nothing runs twice, nothing that nobody wants runs"
             del self.waiting[unit.key]
-        if chunk and interactive and not any(r.lane == "interactive" for u in chunk for r, _ in u.seats):
-            assert self.now - self.bulk_served_at >= AGE, "bulk goes first only when it is due"
-        if chunk and any(r.lane == "bulk" for unit in chunk for r, _ in unit.seats):
-            self.bulk_served_at = self.now
+        if not any(r.lane == "interactive" for unit in chunk for r, _ in unit.seats):
+            due = self.now - self.bulk_chunk_at >= AGE
+            assert due or not interactive, "bulk goes before interactive work only when it is due"
+            self.bulk_chunk_at = self.now
         if chunk:
             self.running.append(chunk)
 
@@ -120,6 +118,9 @@ class AnyHistory(RuleBasedStateMachine):
             for request, place in unit.seats:
                 self.got[request][place] += 1
                 assert unit.key == b"%d" % ((unit.cost - 1) // 6)
+
+    def waits(self, lane: Lane) -> bool:
+        return any(not unit.taken for r in self.requests if r.lane == lane for unit in r.queue)
 
     @invariant()
     def books_balance(self) -> None:
@@ -150,6 +151,7 @@ TestAnyHistory = AnyHistory.TestCase
 TestAnyHistory.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
 
 
+@unhurried
 @given(st.lists(st.tuples(lanes, st.sampled_from("ab"), costs_of_a_request), min_size=1, max_size=15))
 def test_windows_of_a_request_run_in_order(requests: list[tuple[Lane, str, list[int]]]) -> None:
     batcher: Batcher[int] = Batcher(budget=BUDGET)
@@ -163,6 +165,7 @@ def test_windows_of_a_request_run_in_order(requests: list[tuple[Lane, str, list[
     assert sorted(map(len, seen.values())) == sorted(len(costs) for _, _, costs in requests)
 
 
+@unhurried
 @given(st.lists(costs_of_a_request, max_size=10), st.integers(1, 20), st.integers(0, 30))
 def test_a_query_runs_before_anything_long(long: list[list[int]], query: int, chunks_before: int) -> None:
     batcher: Batcher[int] = Batcher(budget=BUDGET)
@@ -192,6 +195,7 @@ def test_a_query_beside_one_endless_request_is_in_the_next_chunk() -> None:
         assert not query.open
 
 
+@unhurried
 @given(costs_of_a_request, st.lists(st.integers(1, 120), min_size=1, max_size=8))
 def test_a_long_request_is_not_starved_by_queries_that_never_let_up(
     long: list[int], queries: list[int]
@@ -206,6 +210,7 @@ def test_a_long_request_is_not_starved_by_queries_that_never_let_up(
         assert spent <= ELDEST_SHARE * (sum(long) + 150) + BUDGET
 
 
+@unhurried
 @given(st.lists(st.integers(1, 120), min_size=1, max_size=5), st.integers(1, 30))
 def test_bulk_gets_a_chunk_whenever_it_is_due(queries: list[int], windows: int) -> None:
     batcher: Batcher[int] = Batcher(budget=BUDGET, max_bulk_age=AGE)
@@ -219,6 +224,7 @@ def test_bulk_gets_a_chunk_whenever_it_is_due(queries: list[int], windows: int) 
         assert now <= (AGE + 0.25) * (windows // 2 + 1) + 0.25
 
 
+@unhurried
 @given(
     st.lists(st.lists(st.integers(1, 60), min_size=1, max_size=6), min_size=2, max_size=5),
     st.integers(5, 60),

@@ -209,7 +209,7 @@ class Batcher(Generic[T]):
         """Cost of the distinct windows that wait, by lane."""
         self._lanes: dict[Lane, LaneQueue[T]] = {"interactive": LaneQueue(), "bulk": LaneQueue()}
         self._units: dict[bytes, Unit[T]] = {}
-        self._bulk_waits_since: float | None = None
+        self._bulk_waits_since = 0.0
         self._order = count()
 
     def __len__(self) -> int:
@@ -249,9 +249,9 @@ class Batcher(Generic[T]):
                 request.total += cost
         request.open += len(payloads)
         if request.queue:
-            self._lanes[request.lane].add(request, next(self._order), self.quantum or self.budget)
-            if request.lane == "bulk" and self._bulk_waits_since is None:
+            if request.lane == "bulk" and not self._peek("bulk"):
                 self._bulk_waits_since = now
+            self._lanes[request.lane].add(request, next(self._order), self.quantum or self.budget)
         return shared
 
     def withdraw(self, request: Request[T]) -> None:
@@ -266,14 +266,11 @@ class Batcher(Generic[T]):
 
     def next_chunk(self, now: float) -> list[Unit[T]]:
         """The units to run now, of one lane, in order; empty when nothing waits."""
-        if not self._peek("bulk"):
-            self._bulk_waits_since = None
-        aged = self._bulk_waits_since is not None and now - self._bulk_waits_since >= self.max_bulk_age
+        aged = self._peek("bulk") and now - self._bulk_waits_since >= self.max_bulk_age
         lane: Lane = "bulk" if aged or not self._peek("interactive") else "interactive"
-        chunk = self._fill(lane)
         if lane == "bulk":
-            self._bulk_waits_since = now if self._peek("bulk") else None
-        return chunk
+            self._bulk_waits_since = now
+        return self._fill(lane)
 
     def finish(self, units: Sequence[Unit[T]]) -> None:
         """Say that these units of a chunk have run (or failed): the same windows would be computed anew."""
