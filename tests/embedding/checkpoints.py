@@ -78,6 +78,7 @@ def write_qwen_tokenizer(folder: Path, vocabulary: int = 3000) -> int:
             tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
     tokenizer.add_special_tokens([tokenizers.AddedToken(token, special=True) for token in SPECIAL])
     end = tokenizer.token_to_id(SPECIAL[0])
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
@@ -161,6 +162,7 @@ def write_unigram_tokenizer(folder: Path) -> int:
     tokenizer = tokenizers.Tokenizer(tokenizers.models.Unigram(vocabulary, unk_id=3))
     tokenizer.normalizer = tokenizers.normalizers.NFKC()
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    tokenizer.decoder = tokenizers.decoders.Metaspace(replacement="▁", prepend_scheme="always")
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     tokenizer.add_special_tokens([tokenizers.AddedToken(token, special=True) for token in special])
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(

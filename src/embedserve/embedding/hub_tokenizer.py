@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from embedserve.embedding.backbones.base import Ids
-from embedserve.errors import ModelLoadError
+from embedserve.errors import ModelLoadError, invalid_input
 
 
 class HubTokenizer:
@@ -83,6 +83,20 @@ class HubTokenizer:
     def piece(self, token_id: int) -> str:
         """The vocabulary piece; empty for an id without one."""
         return str(self._tokenizer.id_to_token(token_id) or "")
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids; special tokens are dropped.
+
+        Raises:
+            EmbedserveError: an id outside the vocabulary.
+        """
+        size = self._tokenizer.get_vocab_size()
+        if outside := [token for token in ids if not 0 <= token < size]:
+            raise invalid_input(
+                f"token id {outside[0]} is outside the served model's vocabulary of {size}: send text, "
+                "or ids of that vocabulary"
+            )
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
     @property
     def special_count(self) -> int:

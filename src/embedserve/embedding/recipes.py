@@ -216,6 +216,20 @@ QWEN3_GOLDEN = Golden(
 )
 
 
+BGE_M3_GOLDEN = Golden(
+    queries=("What is BGE M3?", "Defination of BM25"),
+    documents=(
+        "BGE M3 is an embedding model supporting dense retrieval, lexical matching and multi-vector "
+        "interaction.",
+        "BM25 is a bag-of-words retrieval function that ranks a set of documents based on the query terms "
+        "appearing in each document",
+    ),
+    scores=((0.6265, 0.3477), (0.3499, 0.678)),
+    tolerance=0.01,
+    source="FlagEmbedding README, bge-m3",
+)
+
+
 def qwen3_embedding(native_size: int, *, max_tokens: int = 8192) -> Recipe:
     """Qwen3-Embedding-{0.6B,4B,8B}: a task before queries, documents bare, the end token's state.
 

@@ -1,0 +1,1 @@
+"""Models as data: folders in the hub's format, kept locally, detected, verified and opened under a recipe."""

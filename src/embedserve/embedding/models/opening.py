@@ -1,0 +1,165 @@
+"""From what an operator wrote to a pipeline: a pulled model, a folder, or another server's address."""
+
+from __future__ import annotations
+
+import os
+import time
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedserve.embedding.backbones.base import Backbone
+from embedserve.embedding.backbones.encoder import FAMILIES, EncoderBackbone
+from embedserve.embedding.backbones.qwen3 import Qwen3Backbone, find_prefix
+from embedserve.embedding.backbones.remote import RemoteBackbone
+from embedserve.embedding.backbones.torch_packing import Runtime
+from embedserve.embedding.checkpoint import Checkpoint
+from embedserve.embedding.hub_tokenizer import HubTokenizer
+from embedserve.embedding.models.detection import detect_recipe, name_recipe
+from embedserve.embedding.models.hub_embedder import HubEmbedder, PublishedEmbedder
+from embedserve.embedding.models.remote_embedder import RemoteEmbedder
+from embedserve.embedding.models.store import ModelStore
+from embedserve.embedding.sparse import LexicalWeights
+from embedserve.embedding.tokenizer import Tokenizer
+from embedserve.errors import ModelLoadError
+
+REMOTE_KEY = "EMBEDSERVE_REMOTE_API_KEY"
+TABLE = "models.toml"
+PROMPTS_NONE = "prompts=none"
+"""Behind a remote model's name: the other server puts the prompts before texts itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What models lend from the bundled one."""
+
+    tokenizer: Tokenizer
+    lexical: LexicalWeights
+
+
+def read_table(data_dir: Path) -> dict[str, str]:
+    """The ``[models]`` table of ``models.toml``: public name -> path, id or address.
+
+    Raises:
+        ModelLoadError: not TOML, or not names with texts.
+    """
+    path = data_dir / TABLE
+    if not path.is_file():
+        return {}
+    try:
+        table = tomllib.loads(path.read_text("utf-8")).get("models", {})
+    except ValueError as error:
+        raise ModelLoadError(f"{path} is not TOML: {error}") from error
+    if wrong := [name for name, reference in table.items() if not isinstance(reference, str)]:
+        raise ModelLoadError(f'{path}: {wrong[0]} must be written {wrong[0]} = "PATH, ID OR URL"')
+    return dict(table)
+
+
+def is_remote(reference: str) -> bool:
+    return reference.startswith(("http://", "https://"))
+
+
+def open_model(
+    reference: str, store: ModelStore, shared: Shared, runtime: Runtime | None = None
+) -> PublishedEmbedder:
+    """The pipeline for one reference, its golden scores checked.
+
+    Args:
+        reference: a pulled model's id, a folder, or ``https://host/v1#model-name`` (key in
+            ``EMBEDSERVE_REMOTE_API_KEY``; ``?prompts=none`` behind it for servers with prompts of their own).
+        store: where pulled models are.
+        shared: see :class:`Shared`.
+        runtime: device and arithmetic.
+
+    Raises:
+        ModelLoadError: not there, not of a known family, damaged, or golden scores missed.
+    """
+    if is_remote(reference):
+        return _open_remote(reference, shared)
+    folder, model_id, manifest = store.find(reference)
+    checkpoint = Checkpoint(folder)
+    recipe = detect_recipe(checkpoint, model_id)
+    tokenizer = HubTokenizer(folder, recipe.end_token)
+    backbone: Backbone
+    if checkpoint.model_type == "qwen3":
+        prefix = find_prefix(tokenizer.encode)
+        backbone = Qwen3Backbone(checkpoint, runtime, prefix=prefix, window_size=recipe.max_tokens)
+    elif checkpoint.model_type in FAMILIES:
+        backbone = EncoderBackbone(checkpoint, runtime, silent_ids=tokenizer.special_ids)
+    else:
+        raise ModelLoadError(
+            f"{folder} is a {checkpoint.model_type!r} model; served here are qwen3, {', '.join(FAMILIES)}: "
+            "serve others by a remote engine (https://host/v1#name)"
+        )
+    weights = manifest.digest if manifest else checkpoint.digest()
+    embedder = HubEmbedder(
+        backbone, tokenizer, recipe, shared.lexical, recipe.fingerprint(weights, backbone.name)
+    )
+    try:
+        if recipe.golden:
+            embedder.check(recipe.golden)
+    except BaseException:
+        embedder.close()
+        raise
+    return embedder
+
+
+def _open_remote(reference: str, shared: Shared) -> RemoteEmbedder:
+    url, _, fragment = reference.partition("#")
+    name, _, option = fragment.partition("?")
+    if not name or option not in ("", PROMPTS_NONE):
+        raise ModelLoadError(f"{reference} is not {url}#MODEL-NAME or {url}#MODEL-NAME?{PROMPTS_NONE}")
+    backbone = RemoteBackbone(url, name, api_key=os.environ.get(REMOTE_KEY))
+    try:
+        recipe = name_recipe("" if option else name, backbone.hidden_size)
+        embedder = RemoteEmbedder(backbone, recipe, shared.tokenizer, shared.lexical)
+        embedder.check_sanity()
+        if recipe.golden:
+            embedder.check(recipe.golden)
+    except BaseException:
+        backbone.close()
+        raise
+    return embedder
+
+
+def predict_bytes(reference: str, store: ModelStore, runtime: Runtime) -> int:
+    """Memory that a model will take once open: its weights in the arithmetic of ``runtime``, and a tenth."""
+    if is_remote(reference):
+        return 0
+    checkpoint = Checkpoint(store.find(reference)[0])
+    stored = 2 if checkpoint.config.get("dtype", checkpoint.config.get("torch_dtype")) != "float32" else 4
+    wanted = {"fp32": 4, "bf16": 2, "int8": 2}[runtime.resolve().precision]  # int8 keeps its word table wide
+    return int(checkpoint.weight_bytes * wanted / stored * 1.1)
+
+
+def verify(model_id: str, store: ModelStore, shared: Shared, runtime: Runtime | None = None) -> list[str]:
+    """Hashes, a load and a few vectors of a pulled model: what was found, one line each.
+
+    Raises:
+        ModelLoadError: the first thing that is wrong.
+    """
+    if problems := store.verify(model_id):
+        raise ModelLoadError(
+            f"{model_id}: " + "; ".join(problems) + f". Run `embedserve models pull {model_id}` again"
+        )
+    told = [f"files: {len(store.show(model_id).files)} as pulled"]
+    started = time.perf_counter()
+    embedder = open_model(model_id, store, shared, runtime)
+    try:
+        took = time.perf_counter() - started
+        told.append(f"load: {took:.1f} s as {embedder.backbone.name}, recipe {embedder.model.name}")
+        golden = embedder.model.golden
+        if golden:
+            told.append(f"golden scores: within {embedder.check(golden):.4f} of {golden.source}")
+        else:
+            told.append("golden scores: none published for this model")
+        texts = ["embedserve", "a longer text about the same thing", "人工智能"]
+        together = embedder.embed(texts).dense
+        alone = [embedder.embed(text).dense[0] for text in texts]
+        if any(row.tobytes() != one.tobytes() for row, one in zip(together, alone, strict=True)):
+            raise ModelLoadError(f"{model_id} gives a text other bits alone than in a batch on this machine")
+        told.append(f"vectors: {together.shape[1]} dimensions, bit-equal alone and in a batch")
+        told.append(f"fingerprint: {embedder.recipe.describe()['fingerprint']}")
+    finally:
+        embedder.close()
+    return told
