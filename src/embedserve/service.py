@@ -17,6 +17,7 @@ from embedserve.accounts.ledger import Door
 from embedserve.catalogue import ModelCard, find_model
 from embedserve.embedding.dense import Role
 from embedserve.embedding.embedder import Embedder, Embedding, Options, OutputType, Prepared, Truncate
+from embedserve.engines import Engine, Engines
 from embedserve.errors import EmbedserveError, bad_length, invalid_input, too_many_rows
 from embedserve.scheduling.batcher import Lane
 from embedserve.scheduling.scheduler import Scheduler
@@ -60,21 +61,17 @@ class EmbedReply:
         return {i: row.cut for i, row in enumerate(self.rows) if isinstance(row, Embedding) and row.cut}
 
 
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """One loaded network with the queue in front of it."""
-
-    embedder: Embedder
-    scheduler: Scheduler
-
-
 class EmbeddingService:
     """Owns accounts and engines; the doors share one instance."""
 
-    def __init__(self, settings: Settings, accounts: Accounts, engine: Engine) -> None:
+    def __init__(
+        self, settings: Settings, accounts: Accounts, engine: Engine, engines: Engines | None = None
+    ) -> None:
         self.settings = settings
         self.accounts = accounts
         self.engine = engine
+        """The bundled model's."""
+        self.engines = engines or Engines.configure(engine, settings)
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="embedserve-text")
         self._proved_at = -np.inf
 
@@ -98,6 +95,7 @@ class EmbeddingService:
 
     async def close(self) -> None:
         """Finish what was accepted, then let go of everything."""
+        await self.engines.close()
         await self.engine.scheduler.close()
         await self.accounts.close()
         self._threads.shutdown()
@@ -113,22 +111,15 @@ class EmbeddingService:
 
     def describe(self, model: str) -> dict[str, object]:
         """What serves a public model name: backbone and recipe, as ``GET /models/{id}`` shows them."""
-        embedder = self.engine.embedder
-        return {
-            "backbone": embedder.backbone.name,
-            "native_dimension": embedder.backbone.hidden_size,
-            "model": embedder.model.describe(),
-            "recipe": embedder.recipe.describe(),
-        }
+        return self.engines.describe(model)
 
     async def prove(self, max_age: float = 10.0) -> None:
         """A real forward pass, unless one succeeded in the last ``max_age`` seconds. Raises if it fails."""
         if time.monotonic() - self._proved_at < max_age:
             return
         options = Options(dimension=64)
-        rows = await self._encode(
-            self.engine.embedder.prepare(["ready?"], options), options, "interactive", ""
-        )
+        prepared = self.engine.embedder.prepare(["ready?"], options)
+        rows = await self._encode(self.engine, prepared, options, "interactive", "")
         if rows[0].dense is None or not np.isfinite(rows[0].dense).all():
             raise EmbedserveError("the engine gives no finite vectors", status=503, code="ModelUnavailable")
         self._proved_at = time.monotonic()
@@ -148,23 +139,38 @@ class EmbeddingService:
     ) -> tuple[EmbedReply, Reservation]:
         """:meth:`embed` without the bill, for jobs: they charge in the transaction that marks the work as
         done, and release the reservation afterwards. Raises EmbedserveError like :meth:`embed`."""
-        bulk = request.lane == "bulk"
-        card = find_model(request.model, tasks=bulk)
+        card = find_model(request.model, tasks=request.lane == "bulk")
         inputs = self._check_rows(card, request)
+        dimension = card.choose_dimension(request.dimension)
+        async with self.engines.lease(card.id) as engine:
+            return await self._compute_on(engine, card, dimension, inputs, caller, request, request_id)
+
+    async def _compute_on(
+        self,
+        engine: Engine,
+        card: ModelCard,
+        dimension: int,
+        inputs: Sequence[str | Sequence[int]],
+        caller: Caller,
+        request: EmbedRequest,
+        request_id: str | None,
+    ) -> tuple[EmbedReply, Reservation]:
+        bulk = request.lane == "bulk"
+        asked = request.dimension is not None and len(card.dimensions) > 1
         options = Options(
             text_type=request.text_type,
             instruct=request.instruct if card.instruct else None,
-            dimension=card.choose_dimension(request.dimension),
+            dimension=engine.embedder.choose_dimension(dimension, asked=asked),
             output_type=request.output_type if card.sparse else "dense",
             max_tokens=card.max_tokens,
             truncate=request.truncate,
         )
-        prepared, errors = await self._prepare(inputs, options, inline=not bulk)
+        prepared, errors = await self._prepare(engine, inputs, options, inline=not bulk)
         tokens = sum(item.tokens for item in prepared)
         door: Door = "batch" if bulk else "sync"
         reservation = await self.accounts.admit(caller, card.id, tokens, request_id=request_id, door=door)
         try:
-            rows = iter(await self._encode(prepared, options, request.lane, caller.key_id))
+            rows = iter(await self._encode(engine, prepared, options, request.lane, caller.key_id))
         except BaseException:
             await self.accounts.release(reservation)
             raise
@@ -182,18 +188,22 @@ class EmbeddingService:
         return request.inputs
 
     async def _prepare(
-        self, inputs: Sequence[str | Sequence[int]], options: Options, *, inline: bool = True
+        self,
+        engine: Engine,
+        inputs: Sequence[str | Sequence[int]],
+        options: Options,
+        *,
+        inline: bool = True,
     ) -> tuple[list[Prepared], dict[int, EmbedserveError]]:
         """Prepared texts, and the rows that cannot be (lenient mode; otherwise the first one is raised)."""
-        work = partial(self._prepare_rows, inputs, options)
+        work = partial(self._prepare_rows, engine.embedder, inputs, options)
         if inline and sum(map(len, inputs)) <= INLINE_CHARACTERS:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _prepare_rows(
-        self, inputs: Sequence[str | Sequence[int]], options: Options
+        self, embedder: Embedder, inputs: Sequence[str | Sequence[int]], options: Options
     ) -> tuple[list[Prepared], dict[int, EmbedserveError]]:
-        embedder = self.engine.embedder
         texts = [item if isinstance(item, str) else embedder.decode(item) for item in inputs]
         errors: dict[int, EmbedserveError] = {}
         if self.lenient and len(texts) > 1:
@@ -203,15 +213,14 @@ class EmbeddingService:
         return embedder.prepare([text for i, text in enumerate(texts) if i not in errors], options), errors
 
     async def _encode(
-        self, prepared: Sequence[Prepared], options: Options, lane: Lane, owner: str
+        self, engine: Engine, prepared: Sequence[Prepared], options: Options, lane: Lane, owner: str
     ) -> list[Embedding]:
         windows = [window for item in prepared for window in item.windows]
-        hidden = self.engine.embedder.backbone.hidden_size
-        vectors = np.empty((0, hidden), np.float32)
+        vectors = np.empty((0, engine.embedder.backbone.hidden_size), np.float32)
         if windows:
-            vectors = await self.engine.scheduler.encode(windows, lane=lane, owner=owner)
+            vectors = await engine.scheduler.encode(windows, lane=lane, owner=owner)
         rows, at = [], 0
         for item in prepared:
-            rows.append(self.engine.embedder.finish(item, vectors[at : at + len(item.windows)], options))
+            rows.append(engine.embedder.finish(item, vectors[at : at + len(item.windows)], options))
             at += len(item.windows)
         return rows

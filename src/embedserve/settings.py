@@ -93,6 +93,20 @@ class Settings(BaseSettings):
     isa: Literal["auto", "avx512vnni", "avxvnni", "avx2", "neon", "scalar", "reference"] = Field(
         "auto", description="Instruction set of the native engine; `reference` runs the plain NumPy encoder."
     )
+    models: dict[str, str] = Field(
+        default_factory=dict,
+        description="Which model serves a public name, as JSON: a pulled model's id, a folder, or "
+        "`https://host/v1#name` (docs/models.md); also the `[models]` table of `models.toml` in `data_dir`.",
+    )
+    model_memory_mb: int | None = Field(
+        None,
+        ge=64,
+        description="Memory that those models share, in MiB; default: seven tenths of the machine's.",
+    )
+    device: str = Field("auto", description="Where those models run: `auto`, `cpu`, `cuda` or `cuda:N`.")
+    precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
+        "auto", description="Their arithmetic; `auto` is bf16 where the processor has it, else fp32."
+    )
     threads: int | None = Field(
         None, ge=1, description="Threads of the engine; default: the cores this process may use."
     )

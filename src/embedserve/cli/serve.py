@@ -23,16 +23,32 @@ def serve(
     recipe: Annotated[str | None, typer.Option(help="ladder or plain; see docs/quality.md.")] = None,
     isa: Annotated[str | None, typer.Option(help="Instruction set of the engine; see `doctor`.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the engine; default: usable cores.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=PATH, ID or URL: what serves a public name (docs/models.md); repeatable."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda, for such models.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or int8, for such models.")] = None,
     log_level: Annotated[str | None, typer.Option(help="critical, error, warning, info or debug.")] = None,
 ) -> None:
     """Start the server. Every option is also a setting EMBEDSERVE_*; see the README."""
     given: dict[str, Any] = {name: value for name, value in locals().items() if value is not None}
+    if model := given.pop("model", None):
+        given["models"] = read_models(model)
     try:
         settings = Settings(**given)
     except ValidationError as error:
         told = [f"{e['loc'][0]} is {e['input']!r}: {e['msg']}" for e in error.errors(include_url=False)]
         raise EmbedserveError("; ".join(told)) from None
     run(settings)
+
+
+def read_models(options: list[str]) -> dict[str, str]:
+    """``NAME=REFERENCE`` options as a table. Raises EmbedserveError for one without both."""
+    pairs = [option.partition("=") for option in options]
+    if wrong := [option for option, (name, _, to) in zip(options, pairs, strict=True) if not (name and to)]:
+        raise EmbedserveError(f"--model is {wrong[0]!r}, it should be NAME=PATH, NAME=ID or NAME=URL")
+    return {name: reference for name, _, reference in pairs}
 
 
 def run(settings: Settings) -> None:

@@ -170,6 +170,15 @@ class Embedder:
         self.recipe: DenseRecipe = open_recipe(recipe, self.lexical, backbone.hidden_size)
         self._prefix = lru_cache(maxsize=1024)(self._encode_prefix)
 
+    @property
+    def native_dimension(self) -> int:
+        """Size of the network's own vectors."""
+        return self.backbone.hidden_size
+
+    def choose_dimension(self, chosen: int, *, asked: bool) -> int:
+        """The dimension to answer with: ``chosen`` by the catalogue, on the caller's word or by default."""
+        return chosen
+
     def close(self) -> None:
         """Give the engine's threads and memory back."""
         self.backbone.close()

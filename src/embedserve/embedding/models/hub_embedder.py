@@ -65,6 +65,14 @@ class PublishedEmbedder(Embedder):
         self.recipe = PublishedRecipe(model, fingerprint)
 
     @property
+    def native_dimension(self) -> int:
+        return self.model.native_size
+
+    def choose_dimension(self, chosen: int, *, asked: bool) -> int:
+        """A caller's own word stands or is refused; the catalogue's default gives way to the model's."""
+        return chosen if asked or chosen in self.model.dimensions else self.default_dimension
+
+    @property
     def default_dimension(self) -> int:
         """The size for callers who name none."""
         return PREFERRED_DIMENSION if PREFERRED_DIMENSION in self.model.dimensions else self.model.native_size
