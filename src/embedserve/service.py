@@ -26,6 +26,9 @@ from embedserve.settings import Settings
 INLINE_CHARACTERS = 2_000
 """Texts shorter than this together are tokenised on the event loop: it takes well under a millisecond."""
 
+INLINE_ROWS = 10
+"""Vectors finished on the event loop; more (lenient mode) would hold up other requests."""
+
 
 @dataclass(frozen=True, slots=True)
 class EmbedRequest:
@@ -207,7 +210,11 @@ class EmbeddingService:
         texts = [item if isinstance(item, str) else embedder.decode(item) for item in inputs]
         errors: dict[int, EmbedserveError] = {}
         if self.lenient and len(texts) > 1:
-            errors = {i: bad_length(options.max_tokens) for i, text in enumerate(texts) if not text.strip()}
+            errors = {
+                i: bad_length(options.max_tokens)
+                for i, ids in enumerate(embedder.tokenizer.encode_batch(texts))
+                if not len(ids)
+            }
             if len(errors) == len(texts):
                 raise errors[0]
         return embedder.prepare([text for i, text in enumerate(texts) if i not in errors], options), errors
@@ -219,8 +226,7 @@ class EmbeddingService:
         vectors = np.empty((0, engine.embedder.backbone.hidden_size), np.float32)
         if windows:
             vectors = await engine.scheduler.encode(windows, lane=lane, owner=owner)
-        rows, at = [], 0
-        for item in prepared:
-            rows.append(engine.embedder.finish(item, vectors[at : at + len(item.windows)], options))
-            at += len(item.windows)
-        return rows
+        work = partial(engine.embedder.finish_all, prepared, vectors, options)
+        if len(prepared) <= INLINE_ROWS:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -222,11 +222,7 @@ class Embedder:
         options = Options(text_type, instruct, dimension, output_type, truncate=truncate)
         prepared = self.prepare(texts, options)
         vectors = self._encode([window for item in prepared for window in item.windows])
-        items, at = [], 0
-        for item in prepared:
-            items.append(self.finish(item, vectors[at : at + len(item.windows)], options))
-            at += len(item.windows)
-        return Embeddings(items)
+        return Embeddings(self.finish_all(prepared, vectors, options))
 
     def prepare(self, texts: Sequence[str], options: Options) -> list[Prepared]:
         """Tokenise, check and cut into windows. Raises EmbedserveError on the first text out of range."""
@@ -245,6 +241,14 @@ class Embedder:
         if options.sparse and prepared.terms is not None:
             sparse = self.lexical.sparse(prepared.terms, options.role)
         return Embedding(dense, sparse, prepared.tokens, prepared.cut)
+
+    def finish_all(self, prepared: Sequence[Prepared], vectors: Floats, options: Options) -> list[Embedding]:
+        """:meth:`finish` for each text; ``vectors`` holds the rows of all their windows in order."""
+        items, at = [], 0
+        for item in prepared:
+            items.append(self.finish(item, vectors[at : at + len(item.windows)], options))
+            at += len(item.windows)
+        return items
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of vocabulary ids (token-array input); special tokens are dropped.
