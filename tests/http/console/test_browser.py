@@ -266,6 +266,32 @@ def test_more_texts_than_a_request_takes_are_sent_in_several(console: Console) -
     assert not console.one("#rank-by").is_displayed()
 
 
+def test_a_shared_token_below_a_text_lights_it_up_too(answered: Console) -> None:
+    answered.driver.execute_script("window.scrollTo(0, 0)")
+    ActionChains(answered.driver).move_to_element(answered.one("#ranked .term")).perform()
+    name = answered.one("#ranked .term").text.split()[0]
+    assert {token.text for token in answered.all(".token.lit")} == {name}
+
+
+def test_the_strip_rests_while_nobody_looks(console: Console) -> None:
+    console.open(None)
+    WebDriverWait(console.driver, PATIENCE).until(lambda _: console.one("#stat-ready dd").text == "ready")
+    assert console.one("#stat-queue dd").text.isdigit()
+    counted = console.driver.execute_script(
+        """let [started, stopped] = [0, 0];
+        const [start, stop] = [window.setInterval, window.clearInterval];
+        window.setInterval = (...given) => (started++, start(...given));
+        window.clearInterval = (timer) => (stopped++, stop(timer));
+        const show = (hidden) => {
+          Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
+          document.dispatchEvent(new Event("visibilitychange"));
+          return [started, stopped];
+        };
+        return [show(true), show(false)]"""
+    )
+    assert counted == [[0, 1], [1, 2]]
+
+
 def snippet(console: Console, form: str) -> str:
     console.driver.execute_script("document.getElementById(arguments[0]).click()", f"tab-{form}")
     return console.texts("#code")[0]

@@ -74,7 +74,8 @@ export function align(text, entries) {
   const units = foldText(text);
   const folded = units.map(({ unit }) => unit).join("");
   const found = cover(folded, entries);
-  const covered = new Set(found.flatMap(({ start, end }) => Array.from({ length: end - start }, (_, i) => start + i)));
+  const covered = new Set();
+  for (const { start, end } of found) for (let unit = start; unit < end; unit++) covered.add(unit);
   const parts = [];
   const placed = new Set();
   let at = 0;

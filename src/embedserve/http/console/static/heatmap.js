@@ -65,14 +65,10 @@ function point(pair) {
     "dense + 0.05·sparse": score(sum),
     "tokens in common": i === j ? "all" : tokens,
   };
-  $("pair").replaceChildren(
-    ...(i === j ? [line(i)] : [line(i), line(j)]),
-    make(
-      "dl",
-      {},
-      ...Object.entries(facts).map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))),
-    ),
+  const said = Object.entries(facts).map(([name, value]) =>
+    make("div", {}, make("dt", {}, name), make("dd", {}, value)),
   );
+  $("pair").replaceChildren(...(i === j ? [line(i)] : [line(i), line(j)]), make("dl", {}, ...said));
 }
 
 /**
@@ -88,7 +84,9 @@ export function showMap(query, answers) {
   const cells = kept.map((a) => kept.map((b) => compare(a, b)));
   current = { rows: kept, names, cells, pair: [0, 1] };
   $("likeness-title").textContent =
-    usable.length > MOST ? `Similarity of the first ${MOST} of ${number(usable.length)} texts` : "Similarity of all texts";
+    usable.length > MOST
+      ? `Similarity of the first ${MOST} of ${number(usable.length)} texts`
+      : "Similarity of all texts";
   draw();
 }
 

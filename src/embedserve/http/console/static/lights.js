@@ -67,7 +67,7 @@ export class Lights {
   }
 
   #indexOf(target) {
-    const token = target instanceof Element ? target.closest(".token") : null;
+    const token = target instanceof Element ? target.closest("[data-index]") : null;
     return token ? Number(token.dataset.index) : null;
   }
 

@@ -59,11 +59,12 @@ async function learnModels() {
 /** The bodies to send: no more texts in one than the server takes. */
 function compose(query, lines, card) {
   const type = $("text-type").value;
+  const instruct = card.instruct && $("instruct").value.trim();
   const parametersOf = (textType) => ({
     dimension: Number($("dimension").value),
     output_type: "dense&sparse",
     ...(textType && { text_type: textType }),
-    ...(textType !== "document" && card.instruct && $("instruct").value.trim() && { instruct: $("instruct").value.trim() }),
+    ...(textType !== "document" && instruct && { instruct }),
   });
   const bodies = [];
   const add = (texts, parameters) => {
@@ -76,7 +77,8 @@ function compose(query, lines, card) {
   if (split) add(lines, parametersOf("document"));
   else add(query === null ? lines : [query, ...lines], parametersOf(type));
   // Nothing to embed is sent too: what is wrong with it is the server's to say.
-  return bodies.length ? bodies : [{ model: $("model").value, input: { texts: [] }, parameters: parametersOf("") }];
+  if (!bodies.length) bodies.push({ model: $("model").value, input: { texts: [] }, parameters: parametersOf("") });
+  return bodies;
 }
 
 /** In one column the answer is below the form. */

@@ -38,7 +38,8 @@ export async function refreshStrip() {
 function showCounters(samples) {
   const embeddings = (labels) => labels.route?.endsWith(".create_embeddings");
   const requests = total(samples, "embedserve_requests_total", embeddings);
-  const good = total(samples, "embedserve_requests_total", (labels) => embeddings(labels) && labels.status === "200");
+  const answered = (labels) => embeddings(labels) && labels.status === "200";
+  const good = total(samples, "embedserve_requests_total", answered);
   if (requests !== undefined) {
     const refused = number(requests - good);
     put("requests", compact(requests), `embedding requests since the start; ${refused} of them refused`);

@@ -49,7 +49,7 @@ function commonLine(common) {
   if (!common.length) return make("p", { class: "common none" }, "no token in common with the query");
   const shown = common.slice(0, SHOWN_SHARED).flatMap(({ token, index, product }, i) => [
     i ? " · " : "",
-    make("span", { class: "term", "data-term": index }, token, " ", make("b", {}, product.toFixed(3))),
+    make("span", { class: "term", "data-index": index }, token, " ", make("b", {}, product.toFixed(3))),
   ]);
   const rest = common.length - SHOWN_SHARED;
   return make("p", { class: "common" }, "in common: ", ...shown, rest > 0 ? ` and ${rest} more` : "");
@@ -89,8 +89,8 @@ function list() {
 
 /** What the lit token adds to each score. */
 function tell(index) {
-  for (const term of document.querySelectorAll("[data-term]")) {
-    term.classList.toggle("lit", Number(term.dataset.term) === index);
+  for (const term of document.querySelectorAll(".term")) {
+    term.classList.toggle("lit", Number(term.dataset.index) === index);
   }
   const readout = $("readout");
   if (index === null || !current) {

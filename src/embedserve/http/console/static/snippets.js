@@ -31,27 +31,22 @@ const listOf = (texts) => `[\n${texts.map((text) => `    ${literal(text)},\n`).j
 
 /** A whole program: the same requests through the vendor's SDK, then the ranking that the page shows. */
 function pythonOf(requests, { query, texts, rows }) {
-  const { model, parameters } = requests[0].body;
-  const options = Object.entries(parameters)
-    .filter(([name]) => name !== "text_type" && name !== "instruct")
-    .map(([name, value]) => `, ${name}=${literal(value)}`)
-    .join("");
-  const call = (name, type, instruct) =>
-    [
-      `def ${name}(texts):`,
-      `    rows = []`,
-      `    for start in range(0, len(texts), ${rows}):`,
-      `        reply = dashscope.TextEmbedding.call(`,
-      `            model=${literal(model)}, input=texts[start : start + ${rows}]${options}` +
-        `${type ? `, text_type=${literal(type)}` : ""}${instruct ? `,\n            instruct=${literal(instruct)}` : ""},`,
-      `        )`,
-      `        if reply.status_code != 200:`,
-      `            raise SystemExit(f"{reply.code}: {reply.message}")`,
-      `        rows += reply.output["embeddings"]`,
-      `    return rows`,
-      ``,
-      ``,
-    ].join("\n");
+  const { model } = requests[0].body;
+  const call = (name, parameters) => `def ${name}(texts):
+    rows = []
+    for start in range(0, len(texts), ${rows}):
+        reply = dashscope.TextEmbedding.call(
+            model=${literal(model)},
+            input=texts[start : start + ${rows}],
+${Object.entries(parameters).map(([option, value]) => `            ${option}=${literal(value)},`).join("\n")}
+        )
+        if reply.status_code != 200:
+            raise SystemExit(f"{reply.code}: {reply.message}")
+        rows += reply.output["embeddings"]
+    return rows
+
+
+`;
   const ofQuery = requests[0].body.parameters;
   const ofTexts = requests.at(-1).body.parameters;
   const head = `import os
@@ -66,13 +61,13 @@ ${query === null ? "" : `query = ${literal(query)}\n`}texts = ${listOf(texts)}
 
 `;
   if (query === null) {
-    return `${head}${call("embed", ofTexts.text_type, ofTexts.instruct)}for text, row in zip(texts, embed(texts)):
+    return `${head}${call("embed", ofTexts)}for text, row in zip(texts, embed(texts)):
     print(len(row["embedding"]), len(row["sparse_embedding"]), text)
 `;
   }
   const alike = ofQuery.text_type === ofTexts.text_type;
   const texter = alike ? "embed_query" : "embed_texts";
-  return `${head}${call("embed_query", ofQuery.text_type, ofQuery.instruct)}${alike ? "" : call("embed_texts", ofTexts.text_type, ofTexts.instruct)}def sparse_dot(a, b):
+  return `${head}${call("embed_query", ofQuery)}${alike ? "" : call("embed_texts", ofTexts)}def sparse_dot(a, b):
     weights = {entry["index"]: entry["value"] for entry in b}
     return sum(entry["value"] * weights.get(entry["index"], 0.0) for entry in a)
 
@@ -99,7 +94,7 @@ function readable(body) {
     }
     return value;
   };
-  return JSON.stringify(body, shorten, 2).replaceAll(/"@(.*)@"/g, (_, text) => text.replaceAll('\\"', '"').replaceAll("\\\\", "\\"));
+  return JSON.stringify(body, shorten, 2).replaceAll(/"@(.*)@"/g, (_, text) => JSON.parse(`"${text}"`));
 }
 
 function show(form) {
