@@ -7,6 +7,7 @@ Weights are read tensor by tensor from memory-mapped ``*.safetensors`` (one file
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Iterator
 from functools import cached_property
@@ -97,6 +98,36 @@ class Checkpoint:
                 raise ModelLoadError(
                     f"cannot read the weights {file}: {error}; pull the model again"
                 ) from error
+
+    def arrays(self, *prefixes: str) -> dict[str, Any]:
+        """All tensors as fp32 NumPy arrays, without whichever of ``prefixes`` they carry.
+
+        Works without PyTorch for safetensors in fp32 or fp16.
+        """
+        found: dict[str, Any] = {}
+        for name, values in self._read_arrays():
+            prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
+            found[name.removeprefix(prefix)] = values.astype("float32", copy=False)
+        return found
+
+    def _read_arrays(self) -> Iterator[tuple[str, Any]]:
+        if importlib.util.find_spec("torch"):
+            for name, tensor in self.tensors():
+                yield name, tensor.float().numpy()
+            return
+        for file in self.weight_files:
+            if file.suffix == ".bin":
+                import_torch()
+            try:
+                with import_safetensors().safe_open(file, framework="np") as opened:
+                    for name in opened.keys():  # noqa: SIM118 - not a dict
+                        yield name, opened.get_tensor(name)
+            except TypeError:  # NumPy has no bf16
+                import_torch()
+            except ModelLoadError:
+                raise
+            except Exception as error:
+                raise ModelLoadError(f"cannot read {file}: {error}; pull the model again") from error
 
     def state(self, *prefixes: str) -> State:
         """All tensors by name, without whichever of ``prefixes`` they carry."""

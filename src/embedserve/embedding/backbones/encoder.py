@@ -30,11 +30,28 @@ from embedserve.errors import ModelLoadError
 if TYPE_CHECKING:
     from torch import Tensor
 
+PREFIXES = ("bert.", "roberta.", "xlm_roberta.")
 FAMILIES = {"bert": False, "roberta": True, "xlm-roberta": True, "camembert": True}
 """model type -> whether positions count from behind the padding id."""
 SPARSE_HEAD = "sparse_linear.pt"
 SLOTS = 1024
 """Lexical weights a window can return; of more distinct ids the heaviest are kept."""
+
+
+def check_family(checkpoint: Checkpoint) -> None:
+    """Raises ModelLoadError for a network that is no plain BERT or RoBERTa."""
+    family, activation = checkpoint.model_type, checkpoint.setting("hidden_act", "gelu")
+    positions = checkpoint.config.get("position_embedding_type") or "absolute"
+    if family not in FAMILIES or activation != "gelu" or positions != "absolute":
+        raise ModelLoadError(
+            f"{checkpoint.folder} is a {family!r} model with {activation} and {positions} positions; served "
+            f"here are {', '.join(FAMILIES)} with gelu and absolute ones: serve it by a remote engine instead"
+        )
+
+
+def first_position(checkpoint: Checkpoint) -> int:
+    """Row of the position table that belongs to the first token."""
+    return int(checkpoint.setting("pad_token_id", 1)) + 1 if FAMILIES[checkpoint.model_type] else 0
 
 
 @dataclass(slots=True)
@@ -84,30 +101,21 @@ class EncoderBackbone(TorchBackbone):
     ) -> None:
         super().__init__((runtime or Runtime()).resolve())
         torch, setting = import_torch(), checkpoint.setting
-        family, activation = checkpoint.model_type, setting("hidden_act", "gelu")
-        positions = checkpoint.config.get("position_embedding_type") or "absolute"
-        if family not in FAMILIES or activation != "gelu" or positions != "absolute":
-            raise ModelLoadError(
-                f"{checkpoint.folder} is a {family!r} model with {activation} and {positions} positions; "
-                f"this backbone computes {', '.join(FAMILIES)} with gelu and absolute ones: serve it by a "
-                "remote engine instead"
-            )
+        check_family(checkpoint)
         precision, device = self.runtime.precision, self.runtime.device
         self.name = f"encoder-torch-{device.partition(':')[0]}-{precision}"
         self.state_size = int(setting("hidden_size"))
         self.heads = int(setting("num_attention_heads"))
         self.ffn = int(setting("intermediate_size"))
         self.eps = float(setting("layer_norm_eps", 1e-12))
-        self._first_position = int(setting("pad_token_id", 1)) + 1 if FAMILIES[family] else 0
+        self._first_position = first_position(checkpoint)
         self.window_size = int(setting("max_position_embeddings")) - self._first_position
         low = precision == "bf16" or (precision == "int8" and device != "cpu")
         self.dtype = torch.bfloat16 if low else torch.float32
         self._layers: list[Layer] = []
         self._silent = np.array(sorted(silent_ids), np.int32)
         with torch.inference_mode():
-            self._load(
-                checkpoint.state("bert.", "roberta.", "xlm_roberta."), int(setting("num_hidden_layers"))
-            )
+            self._load(checkpoint.state(*PREFIXES), int(setting("num_hidden_layers")))
             self._head = self._load_head(checkpoint)
         self.hidden_size = self.state_size + (2 * SLOTS if self._head else 0)
         self._varlen = find_varlen(device) if low else None

@@ -7,6 +7,7 @@ or through variable-length kernels (CUDA: PyTorch's ``varlen_attn``, or the flas
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -62,6 +63,13 @@ class Runtime:
         if precision == "auto":
             precision = "bf16" if device != "cpu" or multiplies_bf16() else "fp32"
         return replace(self, device=device, precision=precision)
+
+
+def sees_cuda() -> bool:
+    """Whether PyTorch is installed and has a CUDA device."""
+    if importlib.util.find_spec("torch") is None:
+        return False
+    return bool(import_torch().cuda.is_available())
 
 
 def multiplies_bf16() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import time
 import tomllib
@@ -9,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedserve.embedding.backbones.base import Backbone
-from embedserve.embedding.backbones.encoder import FAMILIES, EncoderBackbone
+from embedserve.embedding.backbones.encoder import FAMILIES, SPARSE_HEAD, EncoderBackbone
+from embedserve.embedding.backbones.native import NativeUnavailable
+from embedserve.embedding.backbones.native_encoder import open_native
 from embedserve.embedding.backbones.qwen3 import Qwen3Backbone, find_prefix
 from embedserve.embedding.backbones.remote import RemoteBackbone
-from embedserve.embedding.backbones.torch_packing import Runtime
+from embedserve.embedding.backbones.torch_packing import Runtime, sees_cuda
 from embedserve.embedding.checkpoint import Checkpoint
 from embedserve.embedding.hub_tokenizer import HubTokenizer
 from embedserve.embedding.models.detection import detect_recipe, name_recipe
@@ -85,7 +88,7 @@ def open_model(
         prefix = find_prefix(tokenizer.encode)
         backbone = Qwen3Backbone(checkpoint, runtime, prefix=prefix, window_size=recipe.max_tokens)
     elif checkpoint.model_type in FAMILIES:
-        backbone = EncoderBackbone(checkpoint, runtime, silent_ids=tokenizer.special_ids)
+        backbone = _open_encoder(checkpoint, runtime or Runtime(), tokenizer)
     else:
         raise ModelLoadError(
             f"{folder} is a {checkpoint.model_type!r} model; served here are qwen3, {', '.join(FAMILIES)}: "
@@ -102,6 +105,24 @@ def open_model(
         embedder.close()
         raise
     return embedder
+
+
+def _open_encoder(checkpoint: Checkpoint, runtime: Runtime, tokenizer: HubTokenizer) -> Backbone:
+    """The native engine for int8 on the CPU, or where PyTorch is missing; PyTorch for everything else.
+
+    The native engine gives pooled states only, so a checkpoint with a sparse head runs in PyTorch.
+    """
+    has_torch = importlib.util.find_spec("torch") is not None
+    has_head = (checkpoint.folder / SPARSE_HEAD).is_file()
+    wants_native = runtime.precision == "int8" or (runtime.precision == "auto" and not has_torch)
+    on_cpu = runtime.device == "cpu" or (runtime.device == "auto" and not sees_cuda())
+    if wants_native and on_cpu and not has_head:
+        try:
+            return open_native(checkpoint)
+        except NativeUnavailable:
+            if not has_torch:
+                raise
+    return EncoderBackbone(checkpoint, runtime, silent_ids=tokenizer.special_ids)
 
 
 def _open_remote(reference: str, shared: Shared) -> RemoteEmbedder:
@@ -128,7 +149,9 @@ def predict_bytes(reference: str, store: ModelStore, runtime: Runtime) -> int:
         return 0
     checkpoint = Checkpoint(store.find(reference)[0])
     stored = 2 if checkpoint.config.get("dtype", checkpoint.config.get("torch_dtype")) != "float32" else 4
-    wanted = {"fp32": 4, "bf16": 2, "int8": 2}[runtime.resolve().precision]  # int8 keeps its word table wide
+    has_torch = importlib.util.find_spec("torch") is not None
+    precision = runtime.resolve().precision if has_torch else "int8"
+    wanted = {"fp32": 4, "bf16": 2, "int8": 2}[precision]  # int8 keeps its word table wide
     return int(checkpoint.weight_bytes * wanted / stored * 1.1)
 
 
