@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedserve.embedding.backbones.base import Floats, Ids, Window
+from embedserve.embedding.backbones.torch_graphs import GraphRunner
 from embedserve.embedding.backbones.torch_linear import Linear, make_linear
 from embedserve.embedding.backbones.torch_packing import (
     Pack,
@@ -147,6 +148,9 @@ class Qwen3Backbone(TorchBackbone):
         with torch.inference_mode():
             self._load(checkpoint.state("model."))
         self._varlen = find_varlen(device) if self.dtype is not torch.float32 else None
+        self._graphs = None
+        if self._varlen is not None and hasattr(torch.cuda, "CUDAGraph"):
+            self._graphs = GraphRunner(self.compute, self._varlen, device)
         width = shape.hidden * 6 + 2 * shape.ffn + (shape.heads + 2 * shape.kv_heads) * shape.head_width
         self.measure_budget(width * self.dtype.itemsize)
 
@@ -203,7 +207,7 @@ class Qwen3Backbone(TorchBackbone):
     def close(self) -> None:
         if not self._layers:
             return
-        self._layers = []
+        self._layers, self._graphs = [], None
         self._kept.clear()
         del self._embeddings, self._last_norm
         super().close()
@@ -240,33 +244,23 @@ class Qwen3Backbone(TorchBackbone):
 
     def _forward(self, pack: Pack) -> Tensor:
         """(rows, hidden) states after the last norm; keeps the prefixes it computed."""
-        torch, shape = import_torch(), self.shape
-        norm = torch.nn.functional.rms_norm
+        if self._graphs is not None and self._graphs.fits(pack):
+            return self._graphs.run(pack)
         fresh = {
             kept.segment: kept
             for segment in pack.segments
             if (kept := segment.prefix) is not None and kept.segment is not None
         }
+        spans = {at: (pack.segments[at].start, pack.segments[at].end) for at in fresh}
+
+        def keep(k: Tensor, v: Tensor) -> None:
+            for at, kept in fresh.items():
+                start, end = spans[at]
+                kept.keys.append(k[start:end].clone())
+                kept.values.append(v[start:end].clone())
+
         try:
-            rotate = self._rotation(pack.positions)
-            attend = self._plan_attention(pack)
-            x = self._embeddings[pack.ids]
-            rows = len(x)
-            q_width, kv_width = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
-            for index, layer in enumerate(self._layers):
-                h = norm(x, (shape.hidden,), layer.before_attention, shape.eps)
-                q, k, v = layer.qkv(h).split([q_width, kv_width, kv_width], dim=1)
-                q = norm(q.reshape(rows, shape.heads, -1), (shape.head_width,), layer.query_norm, shape.eps)
-                k = norm(k.reshape(rows, shape.kv_heads, -1), (shape.head_width,), layer.key_norm, shape.eps)
-                q, k, v = rotate(q), rotate(k), v.reshape(rows, shape.kv_heads, -1)
-                for segment, kept in fresh.items():
-                    here = slice(pack.segments[segment].start, pack.segments[segment].end)
-                    kept.keys.append(k[here].clone())
-                    kept.values.append(v[here].clone())
-                x = layer.out(attend(q, k, v, index).reshape(rows, q_width), plus=x)
-                h = norm(x, (shape.hidden,), layer.before_mlp, shape.eps)
-                gate, up = layer.gate_up(h).split(shape.ffn, dim=1)
-                x = layer.down(silu(gate) * up, plus=x)
+            states = self.compute(pack.ids, pack.positions, self._plan_attention(pack), keep)
         except BaseException:
             for key in [key for key, kept in self._kept.items() if kept.segment is not None]:
                 del self._kept[key]
@@ -275,6 +269,38 @@ class Qwen3Backbone(TorchBackbone):
             kept.segment = None
         while len(self._kept) > KEPT_PREFIXES:
             self._kept.popitem(last=False)
+        return states
+
+    def compute(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        attend: Callable[[Tensor, Tensor, Tensor, int], Tensor],
+        keep: Callable[[Tensor, Tensor], None] = lambda k, v: None,
+    ) -> Tensor:
+        """The network over rows of tokens, (rows, hidden) after the last norm.
+
+        Args:
+            ids, positions: (rows,) int64.
+            attend: (q, k, v, layer) to (rows, heads, head_width); the only step where rows meet.
+            keep: shown the keys and values of each layer before they are attended to.
+        """
+        norm, shape = import_torch().nn.functional.rms_norm, self.shape
+        rotate = self._rotation(positions)
+        x = self._embeddings[ids]
+        rows = len(x)
+        q_width, kv_width = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
+        for index, layer in enumerate(self._layers):
+            h = norm(x, (shape.hidden,), layer.before_attention, shape.eps)
+            q, k, v = layer.qkv(h).split([q_width, kv_width, kv_width], dim=1)
+            q = norm(q.reshape(rows, shape.heads, -1), (shape.head_width,), layer.query_norm, shape.eps)
+            k = norm(k.reshape(rows, shape.kv_heads, -1), (shape.head_width,), layer.key_norm, shape.eps)
+            q, k, v = rotate(q), rotate(k), v.reshape(rows, shape.kv_heads, -1)
+            keep(k, v)
+            x = layer.out(attend(q, k, v, index).reshape(rows, q_width), plus=x)
+            h = norm(x, (shape.hidden,), layer.before_mlp, shape.eps)
+            gate, up = layer.gate_up(h).split(shape.ffn, dim=1)
+            x = layer.down(silu(gate) * up, plus=x)
         states: Tensor = norm(x, (shape.hidden,), self._last_norm, shape.eps)
         return states
 
