@@ -24,6 +24,11 @@ SMALLEST_LANGUAGE = 1_500
 """Languages with fewer texts have no estimate of their own."""
 PRIOR_TEXTS = 300.0
 """How many texts the frequency over all languages counts for in a language's estimate."""
+EXPECTED_TEXTS = 30_000.0
+"""How many texts the vocabulary's own scores count for."""
+LANGUAGES_SHARING = 20.0
+"""By how much a piece is more frequent in its own language than over the vocabulary's training text."""
+TOKENS_PER_TEXT = 30.0
 
 
 def fold_pieces(pieces: list[str]) -> NDArray[np.int32]:
@@ -38,14 +43,29 @@ def fold_pieces(pieces: list[str]) -> NDArray[np.int32]:
     return fold
 
 
-def fit_idf(frequencies: dict[str, NDArray[np.int32]], texts: Counter[str]) -> NDArray[np.float64]:
+def expect_frequencies(scores: NDArray[np.float32], fold: NDArray[np.int32]) -> NDArray[np.float64]:
+    """(vocabulary,) guess of each term's document frequency within a language, from the vocabulary itself.
+
+    A Unigram piece's score is its log probability in the vocabulary's training text, which covers a hundred
+    languages; terms that the corpora miss are not all equally rare.
+    """
+    probabilities = np.where(scores == 0, 0.0, np.exp(scores.astype(np.float64)))  # 0: control symbols
+    terms = np.zeros_like(probabilities)
+    np.add.at(terms, fold, probabilities)
+    return 1 - np.exp(-np.minimum(terms * LANGUAGES_SHARING, 1) * TOKENS_PER_TEXT)
+
+
+def fit_idf(
+    frequencies: dict[str, NDArray[np.int32]], texts: Counter[str], expected: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """(vocabulary,) in 0..1 from document frequencies by language.
 
     A piece's probability is the largest of its estimates by language and over all texts: what is common in
     one language is a common word, however rare that language is in the corpora.
     """
     total = sum(texts.values())
-    overall = sum(frequencies.values()) / total
+    counted = np.sum(list(frequencies.values()), axis=0)
+    overall = (counted + EXPECTED_TEXTS * expected) / (total + EXPECTED_TEXTS)
     best = np.maximum(overall, 0.5 / (total + 0.5))
     for language, count in sorted(texts.items()):
         if count >= SMALLEST_LANGUAGE:
@@ -70,6 +90,7 @@ def main() -> None:
     tokenizer = UnigramTokenizer(weights)
     size = weights.n_pieces
     fold = fold_pieces(weights.pieces)
+    no_fold = np.arange(size, dtype=np.int32)
     texts: Counter[str] = Counter()
     terms: dict[str, NDArray[np.int32]] = defaultdict(lambda: np.zeros(size, np.int32))
     raw: dict[str, NDArray[np.int32]] = defaultdict(lambda: np.zeros(size, np.int32))
@@ -78,7 +99,7 @@ def main() -> None:
         terms[text.language][np.unique(fold[tokenizer.encode(normalise_terms(text.text))])] += 1
         raw[text.language][np.unique(tokenizer.encode(text.text))] += 1
 
-    sparse = to_bytes(fit_idf(terms, texts))
+    sparse = to_bytes(fit_idf(terms, texts, expect_frequencies(weights.piece_scores, fold)))
     is_term = np.array([any(c.isalnum() for c in piece) for piece in weights.pieces])
     is_term[[weights.bos_id, weights.eos_id, weights.pad_id, weights.unk_id]] = False
     sparse[~is_term] = 0
@@ -86,7 +107,7 @@ def main() -> None:
     np.savez_compressed(
         arguments.out,
         sparse=sparse,
-        pooling=to_bytes(fit_idf(raw, texts)),
+        pooling=to_bytes(fit_idf(raw, texts, expect_frequencies(weights.piece_scores, no_fold))),
         word_starts=word_starts,
         inner_pieces=fold[word_starts],
     )

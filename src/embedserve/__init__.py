@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from embedserve.embedding.embedder import Embedder, Embedding, Embeddings
+    from embedserve.embedding.hybrid import hybrid_scores
     from embedserve.embedding.sparse import SparseVector
     from embedserve.errors import EmbedserveError
 
@@ -24,10 +25,19 @@ _HOMES = {
     "Embedding": "embedserve.embedding.embedder",
     "Embeddings": "embedserve.embedding.embedder",
     "SparseVector": "embedserve.embedding.sparse",
+    "hybrid_scores": "embedserve.embedding.hybrid",
     "EmbedserveError": "embedserve.errors",
 }
 
-__all__ = ["Embedder", "Embedding", "Embeddings", "EmbedserveError", "SparseVector", "__version__"]
+__all__ = [
+    "Embedder",
+    "Embedding",
+    "Embeddings",
+    "EmbedserveError",
+    "SparseVector",
+    "__version__",
+    "hybrid_scores",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,7 @@ COMMANDS = {
     "keys": "Make, list, revoke and rotate API keys.",
     "usage": "Say what was used, by key, workspace, model or day.",
     "models": "Bring, look at, prove and delete models besides the bundled one.",
+    "eval": "Measure vectors on a suite of tasks.",
     "doctor": "Say what this machine offers and what embedserve makes of it.",
 }
 """name -> help line; ``embedserve.cli.<name>`` holds the command ``<name>``, or a group as ``app``."""

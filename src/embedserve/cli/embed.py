@@ -34,6 +34,12 @@ class OutputType(StrEnum):
     BOTH = "dense&sparse"
 
 
+class DenseEncoding(StrEnum):
+    FLOAT = "float"
+    INT8 = "int8"
+    BINARY = "binary"
+
+
 class Truncate(StrEnum):
     NONE = "none"
     START = "start"
@@ -51,6 +57,10 @@ def embed(
     instruct: Annotated[str | None, typer.Option(help="Task description for queries.")] = None,
     output_type: Annotated[OutputType, typer.Option()] = OutputType.DENSE,
     truncate: Annotated[Truncate, typer.Option(help="For texts over 8,192 tokens.")] = Truncate.NONE,
+    encoding: Annotated[
+        DenseEncoding,
+        typer.Option(help="int8: a quarter of the room; binary: sign bits; see docs/quality.md."),
+    ] = DenseEncoding.FLOAT,
     recipe: Annotated[str, typer.Option(help="ladder or plain; see docs/quality.md.")] = "ladder",
 ) -> None:
     """Embed the lines of a file. Blank lines are skipped; the others keep their line number as ``index``."""
@@ -66,7 +76,9 @@ def embed(
     total = None if file == "-" else count_lines(Path(file))
     with (
         sys.stdin.buffer if file == "-" else open_text(Path(file)) as source,
-        open_writer(format, output, dense=output_type is not OutputType.SPARSE) as writer,
+        open_writer(
+            format, output, dense=output_type is not OutputType.SPARSE, encoding=encoding.value
+        ) as writer,
         Progress(*columns, console=Console(stderr=True), transient=True) as progress,
     ):
         embedder = Embedder(recipe="plain" if recipe == "plain" else "ladder")

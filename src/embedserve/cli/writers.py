@@ -11,41 +11,60 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 import orjson
 from numpy.lib import format as npy
+from numpy.typing import NDArray
 
+from embedserve.embedding.backbones.base import Floats
 from embedserve.embedding.embedder import Embedding
+from embedserve.embedding.quantisation import Encoding, to_binary, to_int8
 from embedserve.errors import EmbedserveError
 
+NPY_TYPES: dict[Encoding, str] = {"float": "<f4", "int8": "|i1", "binary": "|u1"}
 
-def open_writer(format: str, path: Path | None, *, dense: bool) -> Writer:
+
+def open_writer(format: str, path: Path | None, *, dense: bool, encoding: Encoding = "float") -> Writer:
     """The writer for ``jsonl``, ``npy`` or ``parquet``. Raises EmbedserveError where they do not fit."""
     if format == "jsonl":
-        return JsonlWriter(path)
+        return JsonlWriter(path, encoding)
     if path is None:
         raise EmbedserveError(f"--format {format} needs a file to write to: add --output FILE.{format}")
     if format == "parquet":
-        return ParquetWriter(path)
+        return ParquetWriter(path, encoding)
     if not dense:
         raise EmbedserveError("--format npy holds dense vectors only: use jsonl or parquet for sparse ones")
-    return NpyWriter(path)
+    return NpyWriter(path, encoding)
 
 
-def row_of(index: int, embedding: Embedding) -> dict[str, Any]:
-    """One embedding as plain columns; the column ``index`` is the line it came from."""
+def row_of(index: int, embedding: Embedding, encoding: Encoding = "float") -> dict[str, Any]:
+    """One embedding as plain columns; the column ``index`` is the line it came from.
+
+    int8 vectors come with their ``scale``; binary ones are bytes of eight signs each.
+    """
     row: dict[str, Any] = {"index": index}
     if embedding.sparse is not None:
         sparse = embedding.sparse
         row["sparse_indices"], row["sparse_values"] = sparse.indices, sparse.values
         row["sparse_tokens"] = list(sparse.tokens)
     if embedding.dense is not None:
-        row["embedding"] = embedding.dense
+        row["embedding"], scale = encode_dense(embedding.dense, encoding)
+        if encoding == "int8":
+            row["scale"] = scale
     row["tokens"] = embedding.tokens
     return row
+
+
+def encode_dense(vector: Floats, encoding: Encoding) -> tuple[NDArray[Any], float]:
+    """A vector in the encoding asked for, and its int8 scale (1 for the others)."""
+    if encoding == "int8":
+        codes, scales = to_int8(vector[None])
+        return codes[0], float(scales[0])
+    return (to_binary(vector[None])[0] if encoding == "binary" else vector), 1.0
 
 
 class Writer(ABC):
     """Takes one embedding after another; the file is complete when the ``with`` block ends."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, encoding: Encoding = "float") -> None:
+        self.encoding = encoding
         try:
             self._file: BinaryIO = path.open("wb") if path else sys.stdout.buffer
         except OSError as error:
@@ -77,12 +96,15 @@ class JsonlWriter(Writer):
 
     def write(self, index: int, embedding: Embedding) -> None:
         option = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
-        self._file.write(orjson.dumps(row_of(index, embedding), option=option))
+        self._file.write(orjson.dumps(row_of(index, embedding, self.encoding), option=option))
 
 
 class NpyWriter(Writer):
-    """A (lines, dimension) float32 matrix. Rows are streamed; the header, which NumPy pads so that the number
-    of rows can grow in place, is written again at the end."""
+    """A (lines, dimension) matrix: float32, int8 codes (scales left out), or bytes of sign bits.
+
+    Rows are streamed; the header, which NumPy pads so that the number of rows can grow in place, is written
+    again at the end.
+    """
 
     rows = 0
     columns = 0
@@ -94,18 +116,23 @@ class NpyWriter(Writer):
                 "or use --format jsonl, which keeps line numbers"
             )
         assert embedding.dense is not None
+        row, _ = encode_dense(embedding.dense, self.encoding)
         if not self.rows:
-            self.columns = len(embedding.dense)
+            self.columns = len(row)
             self._write_header()
         self.rows += 1
-        self._file.write(np.ascontiguousarray(embedding.dense, "<f4").tobytes())
+        self._file.write(np.ascontiguousarray(row, NPY_TYPES[self.encoding]).tobytes())
 
     def finish(self) -> None:
         self._file.seek(0)
         self._write_header()
 
     def _write_header(self) -> None:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, self.columns)}
+        header = {
+            "descr": NPY_TYPES[self.encoding],
+            "fortran_order": False,
+            "shape": (self.rows, self.columns),
+        }
         npy.write_array_header_1_0(self._file, header)
 
 
@@ -114,7 +141,7 @@ class ParquetWriter(Writer):
 
     GROUP_ROWS = 4096
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, encoding: Encoding = "float") -> None:
         try:
             import pyarrow
             import pyarrow.parquet
@@ -122,13 +149,13 @@ class ParquetWriter(Writer):
             raise EmbedserveError(
                 "--format parquet needs pyarrow: pip install 'embedserve[parquet]'"
             ) from None
-        super().__init__(path)
+        super().__init__(path, encoding)
         self._arrow = pyarrow
         self._rows: list[dict[str, Any]] = []
         self._writer: Any = None
 
     def write(self, index: int, embedding: Embedding) -> None:
-        self._rows.append(row_of(index, embedding))
+        self._rows.append(row_of(index, embedding, self.encoding))
         if len(self._rows) >= self.GROUP_ROWS:
             self._flush()
 
@@ -142,7 +169,10 @@ class ParquetWriter(Writer):
         columns = {name: [row[name] for row in self._rows] for name in (self._rows or [{"index": 0}])[0]}
         types = {
             "index": arrow.int64(),
-            "embedding": arrow.list_(arrow.float32()),
+            "embedding": arrow.list_(
+                {"float": arrow.float32(), "int8": arrow.int8(), "binary": arrow.uint8()}[self.encoding]
+            ),
+            "scale": arrow.float32(),
             "sparse_indices": arrow.list_(arrow.int32()),
             "sparse_values": arrow.list_(arrow.float32()),
             "sparse_tokens": arrow.list_(arrow.string()),

@@ -101,7 +101,7 @@ class PlainRecipe:
 
 
 def open_recipe(name: str, lexical: LexicalWeights, hidden_size: int) -> DenseRecipe:
-    """The recipe of that name.
+    """The recipe of that name; networks other than the bundled one have no ladder and get the plain recipe.
 
     Args:
         name: ``ladder`` or ``plain``.
@@ -111,6 +111,10 @@ def open_recipe(name: str, lexical: LexicalWeights, hidden_size: int) -> DenseRe
     Raises:
         ValueError: another name.
     """
+    from embedserve.embedding.ladder import LadderRecipe
+
     if name not in ("ladder", "plain"):
         raise ValueError(f"recipe is {name!r}, it should be 'ladder' or 'plain'")
+    if name == "ladder" and (ladder := LadderRecipe(lexical)).native_size == hidden_size:
+        return ladder
     return PlainRecipe()

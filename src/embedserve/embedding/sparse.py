@@ -129,6 +129,12 @@ class LexicalWeights:
         weights: Floats = (self._idf.sparse / np.float32(255)).astype(np.float32)
         return weights
 
+    @cached_property
+    def pooling_weights(self) -> Floats:
+        """(vocabulary,) float32 in 0..1: how rare each piece is in text as it is."""
+        weights: Floats = (self._idf.pooling / np.float32(255)).astype(np.float32)
+        return weights
+
     def terms(self, text: str) -> Terms:
         """The text's terms; none for a text without letters or digits."""
         ids = self._idf.fold[self._tokenizer.encode(normalise_terms(text))]

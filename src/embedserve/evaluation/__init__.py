@@ -1,0 +1,1 @@
+"""Measuring vectors: suites of tasks, models behind any door, scores, reports."""

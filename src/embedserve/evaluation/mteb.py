@@ -1,0 +1,92 @@
+"""embedserve as a model of the ``mteb`` package, with its query and document prompts.
+
+>>> import mteb
+>>> from embedserve.evaluation.mteb import MtebModel
+>>> mteb.MTEB(tasks=mteb.get_tasks(tasks=["STS12"])).run(MtebModel(dimension=1024))  # doctest: +SKIP
+
+Needs the ``mteb`` extra, and the tasks' data on disk or reachable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from embedserve.embedding.backbones.base import Floats
+from embedserve.embedding.dense import Role
+from embedserve.embedding.embedder import Embedder
+
+BATCH = 64
+
+
+class MtebModel:
+    """The encoder interface of mteb 1.x (lists of texts) and 2.x (loaders of batches).
+
+    Args:
+        dimension: size of the vectors.
+        recipe: ``ladder`` or ``plain``.
+        instructs: task name -> instruction for its queries.
+    """
+
+    mteb_model_meta = None
+
+    def __init__(
+        self,
+        dimension: int = 1024,
+        recipe: Literal["ladder", "plain"] = "ladder",
+        instructs: Mapping[str, str] | None = None,
+    ) -> None:
+        self._embedder = Embedder(recipe=recipe)
+        self._dimension = dimension
+        self._instructs = dict(instructs or {})
+
+    def encode(
+        self,
+        inputs: Iterable[Any],
+        *,
+        task_name: str | None = None,
+        task_metadata: Any = None,
+        prompt_type: Any = None,
+        **_: Any,
+    ) -> Floats:
+        """(n, dimension) float32; ``prompt_type`` passage or document is a document, all else a query."""
+        name = task_name or getattr(task_metadata, "name", None) or ""
+        kind = str(getattr(prompt_type, "value", prompt_type) or "query")
+        role: Role = "document" if kind in ("passage", "document") else "query"
+        instruct = self._instructs.get(name) if role == "query" else None
+        texts = list(_read_texts(inputs))
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        vectors = np.empty((len(texts), self._dimension), np.float32)
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH]
+            vectors[rows] = self._embedder.embed(
+                [texts[i] for i in rows],
+                text_type=role,
+                dimension=self._dimension,
+                instruct=instruct,
+                truncate="end",
+            ).dense
+        return vectors
+
+    def similarity(self, left: Sequence[Any], right: Sequence[Any]) -> Floats:
+        """Cosines: (left, right)."""
+        matrix: Floats = np.asarray(left, np.float32) @ np.asarray(right, np.float32).T
+        return matrix
+
+    def similarity_pairwise(self, left: Sequence[Any], right: Sequence[Any]) -> Floats:
+        """Cosines of the pairs: (n,)."""
+        cosines: Floats = (np.asarray(left, np.float32) * np.asarray(right, np.float32)).sum(axis=1)
+        return cosines
+
+
+def _read_texts(inputs: Iterable[Any]) -> Iterable[str]:
+    """Texts from a list of them, or from batches that hold them under ``text``; blanks get a full stop.
+
+    The service refuses empty texts, and mteb's data has some.
+    """
+    for item in inputs:
+        texts = item["text"] if isinstance(item, Mapping) else [item]
+        for text in [texts] if isinstance(texts, str) else texts:
+            yield text if text.strip() else "."
