@@ -81,8 +81,8 @@ def test_close_to_fp32(isa: str, weights: BundledWeights, windows: list[Window],
     chosen = slice(0, 7) if isa == "scalar" else slice(None)
     found = cosines(backbone.encode(windows[chosen]), expected[chosen])
     assert backbone.name == f"native-{isa}"
-    assert found.mean() >= 0.998
-    assert found.min() >= 0.997
+    assert found.mean() >= 0.9993
+    assert found.min() >= 0.998
 
 
 @pytest.mark.quick

@@ -45,8 +45,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "unigram_encode": (c_int, [c_void_p, c_char_p, c_void_p, c_int, c_void_p, c_void_p]),
     "unigram_destroy": (None, [c_void_p]),
     # Single kernels, for tests and benchmarks (core/kernel_hooks.cpp).
-    "kernel_quantise": (c_float, [c_char_p, c_void_p, c_void_p, c_int, c_void_p]),
-    "kernel_quantise_gelu": (c_float, [c_char_p, c_void_p, c_int, c_void_p]),
+    "kernel_quantise": (None, [c_char_p, c_void_p, c_int, c_void_p, c_void_p]),
     "kernel_layer_norm": (None, [c_char_p, c_void_p, c_void_p, c_void_p, c_int, c_float, c_void_p]),
     "kernel_embed": (None, [c_char_p, c_void_p, c_void_p, c_void_p, c_int, c_void_p]),
     "kernel_attention": (None, [c_char_p, c_void_p, c_int, c_int, c_int, c_void_p]),
@@ -55,8 +54,8 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         [
             c_char_p,
             *(c_void_p, c_void_p, c_int),
-            *(c_void_p, c_int, c_int, c_void_p, c_void_p),
-            *(c_int, c_int, c_void_p, c_void_p, c_int),
+            *(c_void_p, c_int, c_int, c_void_p),
+            *(c_int, c_void_p, c_void_p, c_int),
         ],
     ),
 }

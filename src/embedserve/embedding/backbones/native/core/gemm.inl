@@ -12,13 +12,13 @@
 namespace embedserve {
 namespace {
 
-constexpr int kSumsPerVec = kLanes / kSumColumns;  // accumulators that make one Vec of columns
 static_assert(kTileVectors % kSumsPerVec == 0, "a tile is whole vectors");
 
 template <int R, Epilogue E>
-__attribute__((noinline)) void tile(const uint8_t* a, const float* a_scale, const int8_t* w, int k, const float* scale,
-                                    const float* bias, const int32_t* offset, const float* residual, float* out,
-                                    int stride, const char* next) {
+__attribute__((noinline)) void tile(const uint8_t* a, const RowScale* rows, const Linear& linear, int column,
+                                    const float* residual, float* out, int stride, const char* next) {
+  const int k = linear.k;
+  const int8_t* w = linear.panel(column / kPanel) + column % kPanel * kDepth;
   Sums c[R][kTileVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < R; ++i)
@@ -38,11 +38,14 @@ __attribute__((noinline)) void tile(const uint8_t* a, const float* a_scale, cons
   }
 #pragma GCC unroll 8
   for (int j = 0; j < kTileVectors / kSumsPerVec; ++j) {
-    const Vec s = load(scale + j * kLanes), t = load(bias + j * kLanes);
+    const int at_column = column + j * kLanes;
+    const Vec scale = load(linear.scale + at_column), bias = load(linear.bias + at_column);
+    const Vec column_sum = load(linear.column_sum + at_column);
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) {
       const size_t at = static_cast<size_t>(i) * stride + j * kLanes;
-      Vec v = fma(mul(total(&c[i][j * kSumsPerVec], offset + j * kLanes), splat(a_scale[i])), s, t);
+      const Vec products = fma(splat(-rows[i].zero), column_sum, total(&c[i][j * kSumsPerVec]));
+      Vec v = fma(mul(products, splat(rows[i].scale)), scale, bias);
       if (E == Epilogue::kGelu) v = gelu(v);
       if (E == Epilogue::kResidual) v = add(v, load(residual + at));
       store(out + at, v);
@@ -54,9 +57,8 @@ template <int R, Epilogue E>
 LANE_INLINE void tiles(const Activations& a, const Linear& w, int row, int column, const float* residual, float* out,
                        int stride, const char* next) {
   const size_t at = static_cast<size_t>(row) * stride + column;
-  const int8_t* packed = w.panel(column / kPanel) + column % kPanel * kDepth;
-  tile<R, E>(a.values + static_cast<size_t>(row) * w.k, a.scales + row, packed, w.k, w.scale + column, w.bias + column,
-             w.offset + column, residual ? residual + at : nullptr, out + at, stride, next);
+  tile<R, E>(a.values + static_cast<size_t>(row) * w.k, a.scales + row, w, column, residual ? residual + at : nullptr,
+             out + at, stride, next);
 }
 
 template <Epilogue E>

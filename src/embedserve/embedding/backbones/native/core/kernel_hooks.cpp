@@ -1,19 +1,16 @@
 // Single kernels behind the C ABI, so that tests hold each against NumPy and benchmarks can time it.
-#include <vector>
+#include <cstring>
 
 #include "arena.h"
-#include "weights.h"
+#include "packing.h"
 
 #define EMBEDSERVE_API extern "C" __attribute__((visibility("default")))
 
 using namespace embedserve;
 
-EMBEDSERVE_API float embedserve_kernel_quantise(const char* isa, const float* x, const float* smooth, int k, uint8_t* q) {
-  return find_kernels(isa)->quantise(x, smooth, k, q);
-}
-
-EMBEDSERVE_API float embedserve_kernel_quantise_gelu(const char* isa, const float* x, int k, uint8_t* q) {
-  return find_kernels(isa)->quantise_gelu(x, k, q);
+// `scale` receives scale and zero of the row.
+EMBEDSERVE_API void embedserve_kernel_quantise(const char* isa, const float* x, int k, uint8_t* q, RowScale* scale) {
+  *scale = find_kernels(isa)->quantise(x, k, q);
 }
 
 EMBEDSERVE_API void embedserve_kernel_layer_norm(const char* isa, const float* x, const float* gain, const float* bias, int n,
@@ -35,34 +32,27 @@ EMBEDSERVE_API void embedserve_kernel_attention(const char* isa, const float* qk
     kernels.attention(AttentionTask{qkv, 3 * hidden, length, head, context, hidden}, shape, scratch.data());
 }
 
-// out[rows, n padded to 64] = epilogue(a x w' + bias); w is n x k of integers -127..127 with scale 1, zero is what
-// the activations' zero point stands at (128 or 0), epilogue as in kernels.h. Repeats the product `repeats` times.
-EMBEDSERVE_API void embedserve_kernel_gemm(const char* isa, const uint8_t* a, const float* a_scale, int rows, const int8_t* w,
-                                           int n, int k, const float* scale, const float* bias, int zero, int epilogue,
+// out[rows, n padded to 64] = epilogue(a x w' + bias), a = (bytes - zero) * scale by row as `quantise` gave them, w
+// n x k packed by weights.cpp, epilogue as in kernels.h. Repeats the product `repeats` times.
+EMBEDSERVE_API void embedserve_kernel_gemm(const char* isa, const uint8_t* a, const RowScale* scales, int rows,
+                                           const float* w, int n, int k, const float* bias, int epilogue,
                                            const float* residual, float* out, int repeats) {
-  const Kernels& kernels = *find_kernels(isa);
   Linear linear;
   linear.n = n;
   linear.k = k;
   const int padded = linear.n_padded();
   Array<int8_t> packed(static_cast<size_t>(padded) * k);
-  Array<float> numbers(static_cast<size_t>(padded) * 2);
-  Array<int32_t> offset(padded);
-  for (int row = 0; row < n; ++row) {
-    int32_t sum = 0;
-    for (int i = 0; i < k; ++i) {
-      sum += w[static_cast<size_t>(row) * k + i];
-      packed[static_cast<size_t>(row / kPanel) * k * kPanel + static_cast<size_t>(i / kDepth) * kPanel * kDepth +
-             row % kPanel * kDepth + i % kDepth] = w[static_cast<size_t>(row) * k + i];
-    }
-    offset[row] = (kernels.activation_shift - zero) * sum;
-    numbers[row] = scale[row];
-    numbers[padded + row] = bias[row];
-  }
+  Array<float> scale(padded), column_sum(padded), padded_bias(padded);
+  memcpy(padded_bias.data(), bias, sizeof(float) * n);
   linear.packed = packed.data();
-  linear.scale = numbers.data();
-  linear.bias = numbers.data() + padded;
-  linear.offset = offset.data();
+  linear.scale = scale.data();
+  linear.column_sum = column_sum.data();
+  linear.bias = padded_bias.data();
+  const Tensor source{w, nullptr, n, k};
+  const Packing packing{&linear, {&source}, packed.data(), scale.data(), column_sum.data()};
+  for (int panel = 0; panel < linear.panels(); ++panel) packing.pack_panel(panel);
+  const Kernels& kernels = *find_kernels(isa);
   for (int i = 0; i < repeats; ++i)
-    kernels.gemm(Activations{a, a_scale, rows}, linear, static_cast<Epilogue>(epilogue), residual, out, padded, 0, linear.panels());
+    kernels.gemm(Activations{a, scales, rows}, linear, static_cast<Epilogue>(epilogue), residual, out, padded, 0,
+                 linear.panels());
 }

@@ -13,8 +13,7 @@ struct Linear {
   const int8_t* packed = nullptr;
   const float* scale = nullptr;  // per output: weight = packed * scale
   const float* bias = nullptr;
-  const int32_t* offset = nullptr;  // per output: takes the activations' zero point out of the integer sum
-  const float* smooth = nullptr;    // per input, or null: activations are multiplied by it before rounding
+  const float* column_sum = nullptr;  // per output: sum of its packed weights, what a zero point of one adds
   int n_padded() const { return round_up(n, kPanel); }
   int panels() const { return n_padded() / kPanel; }
   const int8_t* panel(int index) const { return packed + static_cast<size_t>(index) * k * kPanel; }
@@ -22,11 +21,15 @@ struct Linear {
 
 enum class Epilogue { kStore, kGelu, kResidual };
 
-// Activations of a linear layer: one byte a value and one scale a row (a token), so that a token's numbers
-// never depend on its neighbours.
+// x = (byte - zero) * scale. One pair a row (a token), so that a token's numbers never depend on its neighbours.
+struct RowScale {
+  float scale, zero;
+};
+
+// Activations of a linear layer.
 struct Activations {
   const uint8_t* values;  // rows * k
-  const float* scales;    // rows
+  const RowScale* scales;  // rows
   int rows;
 };
 
@@ -42,16 +45,12 @@ struct AttentionTask {
 
 struct Kernels {
   const char* name;
-  // What the dot instruction takes from every activation byte (128 where it only knows signed bytes).
-  int activation_shift;
-
   // out[rows, panels of 64 columns] = epilogue(activations x weights + bias); residual may be out itself.
   void (*gemm)(const Activations& a, const Linear& w, Epilogue epilogue, const float* residual, float* out,
                int stride, int panel_begin, int panel_end);
-  // Symmetric: q = round(x * smooth / scale) + 128 with scale = max|x * smooth| / 127. Returns scale.
-  float (*quantise)(const float* x, const float* smooth, int k, uint8_t* q);
-  // For GELU's range: q = round((x + kGeluFloor) / scale), scale = (max x + kGeluFloor) / 255.
-  float (*quantise_gelu)(const float* x, int k, uint8_t* q);
+  // Bytes from 0 to 255 over the row's own range. Not symmetric: layer norms leave a few channels large on one
+  // side and GELU has next to nothing below zero, so a zero point a row quarters the error.
+  RowScale (*quantise)(const float* x, int k, uint8_t* q);
   void (*layer_norm)(const float* x, const float* gain, const float* bias, int n, float eps, float* out);
   // out = word + position + type, word given as Q4_0 blocks or (blocks null) as fp32.
   void (*embed)(const uint8_t* blocks, const float* word, const float* position, const float* type, int n,
@@ -62,9 +61,6 @@ struct Kernels {
   // total += weight * x
   void (*accumulate)(const float* x, float weight, int n, float* total);
 };
-
-constexpr float kGeluFloor = 0.17f;      // GELU never goes below -0.16997
-constexpr int kSymmetricZero = 128;
 
 // The best set this CPU runs, or the one called `name`; null when it is unknown or not available here.
 const Kernels* find_kernels(const char* name);

@@ -2,6 +2,7 @@
 #if defined(__x86_64__)
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "kernels.h"
 #pragma GCC push_options
@@ -13,7 +14,7 @@
 
 namespace embedserve {
 const Kernels* kernels_avx2() {
-  static constexpr Kernels table{"avx2", 0, gemm, quantise, quantise_gelu, layer_norm, embed,
+  static constexpr Kernels table{"avx2", gemm, quantise, layer_norm, embed,
                                  attention, attention_bytes, accumulate};
   return &table;
 }

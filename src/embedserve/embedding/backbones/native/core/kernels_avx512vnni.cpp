@@ -3,6 +3,7 @@
 #if defined(__x86_64__)
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "kernels.h"
 #pragma GCC push_options
@@ -14,7 +15,7 @@
 
 namespace embedserve {
 const Kernels* kernels_avx512vnni() {
-  static constexpr Kernels table{"avx512vnni", 0, gemm, quantise, quantise_gelu, layer_norm, embed,
+  static constexpr Kernels table{"avx512vnni", gemm, quantise, layer_norm, embed,
                                  attention, attention_bytes, accumulate};
   return &table;
 }

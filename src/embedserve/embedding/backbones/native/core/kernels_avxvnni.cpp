@@ -2,6 +2,7 @@
 #if defined(__x86_64__)
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "kernels.h"
 #pragma GCC push_options
@@ -14,7 +15,7 @@
 
 namespace embedserve {
 const Kernels* kernels_avxvnni() {
-  static constexpr Kernels table{"avxvnni", 0, gemm, quantise, quantise_gelu, layer_norm, embed,
+  static constexpr Kernels table{"avxvnni", gemm, quantise, layer_norm, embed,
                                  attention, attention_bytes, accumulate};
   return &table;
 }

@@ -1,6 +1,7 @@
 // The kernels compiled for whatever the compiler's default target is.
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "kernels.h"
 #include "simd_scalar.h"
@@ -10,7 +11,7 @@
 
 namespace embedserve {
 const Kernels* kernels_scalar() {
-  static constexpr Kernels table{"scalar", 0, gemm, quantise, quantise_gelu, layer_norm, embed,
+  static constexpr Kernels table{"scalar", gemm, quantise, layer_norm, embed,
                                  attention, attention_bytes, accumulate};
   return &table;
 }

@@ -17,7 +17,7 @@ constexpr int kPanelRows = 32;
 Model::Model(const Shape& shape, const Kernels& kernels, int threads)
     : weights_(shape), kernels_(kernels), team_(threads), states_(team_.size()), scratch_(team_.size()) {}
 
-void Model::pack() { weights_.pack(kernels_, team_); }
+void Model::pack() { weights_.pack(team_); }
 
 size_t Model::bytes() const {
   size_t total = weights_.bytes();
@@ -126,7 +126,7 @@ void Model::walk_rows(const Piece& piece, States& states, Scratch& own, const Me
       normalise(block, layer.after_attention, rows, block);
       const Activations normed = quantise(block, stride, rows, layer.expand, own);
       kernels_.gemm(normed, layer.expand, Epilogue::kGelu, nullptr, own.mid.data(), shape.ffn_stride(), 0, layer.expand.panels());
-      const Activations mid = quantise_gelu(own.mid.data(), shape.ffn_stride(), rows, layer.contract, own);
+      const Activations mid = quantise(own.mid.data(), shape.ffn_stride(), rows, layer.contract, own);
       kernels_.gemm(mid, layer.contract, Epilogue::kResidual, block, block, stride, 0, layer.contract.panels());
       normalise(block, layer.after_ffn, rows, block);
     }
@@ -156,7 +156,7 @@ void Model::walk_panels(const Piece& piece, States& states, Scratch& own, const 
     share(quantise(states.context.data(), stride, rows, layer.project, own), layer.project, Epilogue::kResidual, shared, stride);
     normalise(shared, layer.after_attention, rows, x);
     share(quantise(x, stride, rows, layer.expand, own), layer.expand, Epilogue::kGelu, states.mid.data(), shape.ffn_stride());
-    share(quantise_gelu(states.mid.data(), shape.ffn_stride(), rows, layer.contract, own), layer.contract, Epilogue::kResidual,
+    share(quantise(states.mid.data(), shape.ffn_stride(), rows, layer.contract, own), layer.contract, Epilogue::kResidual,
           shared, stride);
     normalise(shared, layer.after_ffn, rows, x);
   }
@@ -223,17 +223,8 @@ Activations Model::quantise(const float* x, int stride, int rows, const Linear& 
   own.bytes_in.resize(static_cast<size_t>(rows) * linear.k);
   own.scales.resize(rows);
   for (int i = 0; i < rows; ++i)
-    own.scales[i] = kernels_.quantise(x + static_cast<size_t>(i) * stride, linear.smooth, linear.k,
+    own.scales[i] = kernels_.quantise(x + static_cast<size_t>(i) * stride, linear.k,
                                       own.bytes_in.data() + static_cast<size_t>(i) * linear.k);
-  return {own.bytes_in.data(), own.scales.data(), rows};
-}
-
-Activations Model::quantise_gelu(const float* x, int stride, int rows, const Linear& linear, Scratch& own) const {
-  own.bytes_in.resize(static_cast<size_t>(rows) * linear.k);
-  own.scales.resize(rows);
-  for (int i = 0; i < rows; ++i)
-    own.scales[i] = kernels_.quantise_gelu(x + static_cast<size_t>(i) * stride, linear.k,
-                                           own.bytes_in.data() + static_cast<size_t>(i) * linear.k);
   return {own.bytes_in.data(), own.scales.data(), rows};
 }
 

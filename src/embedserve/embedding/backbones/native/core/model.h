@@ -39,7 +39,7 @@ class Model {
   struct Scratch {
     Array<float> x, mid;
     Array<uint8_t> bytes_in;
-    Array<float> scales;
+    Array<RowScale> scales;
     Array<char> attention;
     size_t bytes() const { return x.bytes() + mid.bytes() + bytes_in.bytes() + scales.bytes() + attention.bytes(); }
   };
@@ -59,7 +59,6 @@ class Model {
   void attend(const Piece& piece, States& states, Scratch& own, const Member& member) const;
   void pool(const Piece& piece, const float* x, int begin, int end) const;
   Activations quantise(const float* x, int stride, int rows, const Linear& linear, Scratch& own) const;
-  Activations quantise_gelu(const float* x, int stride, int rows, const Linear& linear, Scratch& own) const;
   void normalise(const float* x, const Norm& norm, int rows, float* out) const;
 
   Weights weights_;

@@ -22,42 +22,32 @@ LANE_INLINE Vec gelu(Vec x) {
   return mul(x, fma(c, p, splat(0.5f)));
 }
 
-// 2^x for x <= 0, relative error below 3e-5.
-LANE_INLINE Vec exp2_lanes(Vec x) {
-  x = max(x, splat(-120.0f));
+LANE_INLINE float nearest_integer(float x) { return static_cast<float>(static_cast<int>(x + 0.5f)); }  // x >= 0
+
+// 2^x to a part in 10^4 for x <= 8: enough for bytes. Below 2^-20 it may be anything under 2^-20.
+LANE_INLINE Vec exp2_coarse(Vec x) {
+  x = max(x, splat(-20.0f));
   const Vec n = round(x);
   const Vec f = sub(x, n);
-  Vec p = splat(0.0096181291f);
-  p = fma(p, f, splat(0.0555041087f));
-  p = fma(p, f, splat(0.240226507f));
+  Vec p = splat(0.0558263180f);
+  p = fma(p, f, splat(0.240153617f));
   p = fma(p, f, splat(0.693147181f));
   p = fma(p, f, splat(1.0f));
   return scale_by_power(p, n);
 }
 
-float quantise(const float* x, const float* smooth, int k, uint8_t* q) {
-  Vec top = splat(0);
-  if (smooth)
-    for (int i = 0; i < k; i += kLanes) top = max(top, abs(mul(load(x + i), load(smooth + i))));
-  else
-    for (int i = 0; i < k; i += kLanes) top = max(top, abs(load(x + i)));
-  const float most = largest(top);
-  const Vec inverse = splat(most > 0 ? 127.0f / most : 0.0f);
-  if (smooth)
-    for (int i = 0; i < k; i += kLanes)
-      store_bytes(q + i, mul(mul(load(x + i), load(smooth + i)), inverse), kSymmetricZero);
-  else
-    for (int i = 0; i < k; i += kLanes) store_bytes(q + i, mul(load(x + i), inverse), kSymmetricZero);
-  return most / 127.0f;
-}
-
-float quantise_gelu(const float* x, int k, uint8_t* q) {
-  Vec top = splat(0);
-  for (int i = 0; i < k; i += kLanes) top = max(top, load(x + i));
-  const float most = largest(top) + kGeluFloor;
-  const Vec floor = splat(kGeluFloor), inverse = splat(255.0f / most);
-  for (int i = 0; i < k; i += kLanes) store_bytes(q + i, mul(add(load(x + i), floor), inverse), 0);
-  return most / 255.0f;
+RowScale quantise(const float* x, int k, uint8_t* q) {
+  Vec low = splat(0), high = splat(0);
+  for (int i = 0; i < k; i += kLanes) {
+    const Vec v = load(x + i);
+    low = min(low, v);
+    high = max(high, v);
+  }
+  const float least = -largest(sub(splat(0), low)), range = std::fmax(largest(high) - least, 1e-20f);
+  const Vec inverse = splat(255.0f / range);
+  const float zero = nearest_integer(-least * (255.0f / range));
+  for (int i = 0; i < k; i += kLanes) store_bytes(q + i, fma(load(x + i), inverse, splat(zero)));
+  return {range * (1.0f / 255.0f), zero - kShift};
 }
 
 void layer_norm(const float* x, const float* gain, const float* bias, int n, float eps, float* out) {

@@ -19,6 +19,7 @@ LANE_INLINE Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
 LANE_INLINE Vec sub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
 LANE_INLINE Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
 LANE_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+LANE_INLINE Vec divide(Vec a, Vec b) { return _mm256_div_ps(a, b); }
 LANE_INLINE Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 LANE_INLINE Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 LANE_INLINE Vec abs(Vec a) { return _mm256_andnot_ps(splat(-0.0f), a); }
@@ -41,13 +42,31 @@ LANE_INLINE Vec keep_first(Vec a, int count, float fill) {
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   return _mm256_blendv_ps(splat(fill), a, _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(count), lane)));
 }
-LANE_INLINE void store_bytes(uint8_t* p, Vec v, int zero) {  // round, add zero, clamp to 0..255
-  const __m256i i = _mm256_add_epi32(_mm256_cvtps_epi32(v), _mm256_set1_epi32(zero));
+LANE_INLINE void store_bytes(uint8_t* p, Vec v) {  // rounded, clamped to 0..255
+  const __m256i i = _mm256_cvtps_epi32(v);
   const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
 }
 
+// Signed bytes of four vectors, lane by lane: a0 b0 c0 d0 a1 b1 ...
+LANE_INLINE void interleave_bytes(int8_t* p, Vec a, Vec b, Vec c, Vec d) {
+  const __m256i low = _mm256_set1_epi32(255);
+  const __m256i ab = _mm256_or_si256(_mm256_and_si256(_mm256_cvtps_epi32(a), low),
+                                     _mm256_slli_epi32(_mm256_and_si256(_mm256_cvtps_epi32(b), low), 8));
+  const __m256i cd = _mm256_or_si256(_mm256_slli_epi32(_mm256_and_si256(_mm256_cvtps_epi32(c), low), 16),
+                                     _mm256_slli_epi32(_mm256_cvtps_epi32(d), 24));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_or_si256(ab, cd));
+}
+LANE_INLINE int32_t sum_bytes(const uint8_t* p, int count) {  // count a multiple of 64
+  __m256i all = _mm256_setzero_si256();
+  for (int i = 0; i < count; i += 32)
+    all = _mm256_add_epi64(all, _mm256_sad_epu8(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i)), _mm256_setzero_si256()));
+  const __m128i half = _mm_add_epi64(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+  return _mm_cvtsi128_si32(half) + _mm_extract_epi32(half, 2);
+}
+
 using Sums = __m256i;
+constexpr int kShift = 0;  // taken from every activation byte by dot()
 LANE_INLINE Sums no_sums() { return _mm256_setzero_si256(); }
 LANE_INLINE int32_t four_bytes(const uint8_t* a) { return *reinterpret_cast<const int32_t*>(a); }
 constexpr int kTileRows = 6, kTileVectors = 2;
@@ -60,9 +79,8 @@ using Weights = __m256i;
 LANE_INLINE Four broadcast_four(const uint8_t* a) { return _mm256_set1_epi32(four_bytes(a)); }
 LANE_INLINE Weights load_weights(const int8_t* w) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(w)); }
 LANE_INLINE void dot(Sums& c, Four a, Weights w) { c = _mm256_dpbusd_avx_epi32(c, a, w); }
-LANE_INLINE Vec total(const Sums* c, const int32_t* offset) {
-  return _mm256_cvtepi32_ps(_mm256_add_epi32(*c, _mm256_load_si256(reinterpret_cast<const __m256i*>(offset))));
-}
+LANE_INLINE Sums start_sums(const int32_t* offset) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offset)); }
+LANE_INLINE Vec total(const Sums* c) { return _mm256_cvtepi32_ps(*c); }
 #else
 // Without VNNI the bytes are widened to 16 bits: exact, where vpmaddubsw would saturate. One accumulator holds
 // 4 columns as two partial sums each.
@@ -74,12 +92,16 @@ LANE_INLINE Weights load_weights(const int8_t* w) {
   return _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(w)));
 }
 LANE_INLINE void dot(Sums& c, Four a, Weights w) { c = _mm256_add_epi32(c, _mm256_madd_epi16(a, w)); }
-LANE_INLINE Vec total(const Sums* c, const int32_t* offset) {
+LANE_INLINE Sums start_sums(const int32_t* offset) {
+  return _mm256_cvtepu32_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(offset)));
+}
+LANE_INLINE Vec total(const Sums* c) {
   // hadd works inside 128-bit halves: columns come out 0 1 4 5 2 3 6 7.
-  const __m256i pairs = _mm256_permute4x64_epi64(_mm256_hadd_epi32(c[0], c[1]), _MM_SHUFFLE(3, 1, 2, 0));
-  return _mm256_cvtepi32_ps(_mm256_add_epi32(pairs, _mm256_load_si256(reinterpret_cast<const __m256i*>(offset))));
+  return _mm256_cvtepi32_ps(_mm256_permute4x64_epi64(_mm256_hadd_epi32(c[0], c[1]), _MM_SHUFFLE(3, 1, 2, 0)));
 }
 #endif
+
+constexpr int kSumsPerVec = kLanes / kSumColumns;  // accumulators that make one Vec of columns
 
 }  // namespace
 }  // namespace embedserve

@@ -19,6 +19,7 @@ LANE_INLINE Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
 LANE_INLINE Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
 LANE_INLINE Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
 LANE_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+LANE_INLINE Vec divide(Vec a, Vec b) { return _mm512_div_ps(a, b); }
 LANE_INLINE Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 LANE_INLINE Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 LANE_INLINE Vec abs(Vec a) { return _mm512_abs_ps(a); }
@@ -30,24 +31,40 @@ LANE_INLINE float largest(Vec a) { return _mm512_reduce_max_ps(a); }
 LANE_INLINE Vec keep_first(Vec a, int count, float fill) {
   return _mm512_mask_mov_ps(splat(fill), count >= 16 ? __mmask16(0xffff) : __mmask16((1u << count) - 1), a);
 }
-LANE_INLINE void store_bytes(uint8_t* p, Vec v, int zero) {  // round, add zero, clamp to 0..255
-  __m512i i = _mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(zero));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(_mm512_max_epi32(i, _mm512_setzero_si512())));
+LANE_INLINE void store_bytes(uint8_t* p, Vec v) {  // rounded, clamped to 0..255
+  const __m512i i = _mm512_max_epi32(_mm512_cvtps_epi32(v), _mm512_setzero_si512());
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(i));
+}
+// Signed bytes of four vectors, lane by lane: a0 b0 c0 d0 a1 b1 ...
+LANE_INLINE void interleave_bytes(int8_t* p, Vec a, Vec b, Vec c, Vec d) {
+  const __m512i low = _mm512_set1_epi32(255);
+  const __m512i ab = _mm512_or_si512(_mm512_and_si512(_mm512_cvtps_epi32(a), low),
+                                     _mm512_slli_epi32(_mm512_and_si512(_mm512_cvtps_epi32(b), low), 8));
+  const __m512i cd = _mm512_or_si512(_mm512_slli_epi32(_mm512_and_si512(_mm512_cvtps_epi32(c), low), 16),
+                                     _mm512_slli_epi32(_mm512_cvtps_epi32(d), 24));
+  _mm512_storeu_si512(p, _mm512_or_si512(ab, cd));
+}
+LANE_INLINE int32_t sum_bytes(const uint8_t* p, int count) {  // count a multiple of 64
+  __m512i all = _mm512_setzero_si512();
+  for (int i = 0; i < count; i += 64) all = _mm512_add_epi64(all, _mm512_sad_epu8(_mm512_loadu_si512(p + i), _mm512_setzero_si512()));
+  return static_cast<int32_t>(_mm512_reduce_add_epi64(all));
 }
 
 // Integer sums of a GEMM tile: one accumulator holds 16 columns.
 using Sums = __m512i;
 using Four = __m512i;  // four activations, broadcast
 constexpr int kTileRows = 6, kTileVectors = 4, kSumColumns = 16;
+constexpr int kShift = 0;  // taken from every activation byte by dot()
+LANE_INLINE Sums start_sums(const int32_t* offset) { return _mm512_load_si512(offset); }
 LANE_INLINE Sums no_sums() { return _mm512_setzero_si512(); }
 LANE_INLINE Four broadcast_four(const uint8_t* a) { return _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(a)); }
 using Weights = __m512i;
 LANE_INLINE Weights load_weights(const int8_t* w) { return _mm512_load_si512(w); }
 // Written as assembly: GCC spills accumulators around the intrinsic, which halves the speed.
 LANE_INLINE void dot(Sums& c, Four a, Weights w) { asm("vpdpbusd %2, %1, %0" : "+v"(c) : "v"(a), "v"(w)); }
-LANE_INLINE Vec total(const Sums* c, const int32_t* offset) {
-  return _mm512_cvtepi32_ps(_mm512_add_epi32(*c, _mm512_load_si512(offset)));
-}
+LANE_INLINE Vec total(const Sums* c) { return _mm512_cvtepi32_ps(*c); }
+
+constexpr int kSumsPerVec = kLanes / kSumColumns;  // accumulators that make one Vec of columns
 
 }  // namespace
 }  // namespace embedserve

@@ -20,6 +20,7 @@ LANE_INLINE Vec add(Vec a, Vec b) { return vaddq_f32(a, b); }
 LANE_INLINE Vec sub(Vec a, Vec b) { return vsubq_f32(a, b); }
 LANE_INLINE Vec mul(Vec a, Vec b) { return vmulq_f32(a, b); }
 LANE_INLINE Vec fma(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
+LANE_INLINE Vec divide(Vec a, Vec b) { return vdivq_f32(a, b); }
 LANE_INLINE Vec max(Vec a, Vec b) { return vmaxq_f32(a, b); }
 LANE_INLINE Vec min(Vec a, Vec b) { return vminq_f32(a, b); }
 LANE_INLINE Vec abs(Vec a) { return vabsq_f32(a); }
@@ -34,15 +35,29 @@ LANE_INLINE Vec keep_first(Vec a, int count, float fill) {
   const int32x4_t lane = {0, 1, 2, 3};
   return vbslq_f32(vcltq_s32(lane, vdupq_n_s32(count)), a, splat(fill));
 }
-LANE_INLINE void store_bytes(uint8_t* p, Vec v, int zero) {  // round, add zero, clamp to 0..255
-  const uint16x4_t words = vqmovun_s32(vaddq_s32(vcvtnq_s32_f32(v), vdupq_n_s32(zero)));
+LANE_INLINE void store_bytes(uint8_t* p, Vec v) {  // rounded, clamped to 0..255
+  const uint16x4_t words = vqmovun_s32(vcvtnq_s32_f32(v));
   const uint8x8_t bytes = vqmovn_u16(vcombine_u16(words, words));
   const uint32_t four = vget_lane_u32(vreinterpret_u32_u8(bytes), 0);
   memcpy(p, &four, 4);
 }
 
-// One accumulator holds 4 columns. sdot takes signed bytes, so activations lose 128 on the way in, which the
-// packed offsets allow for (Kernels::activation_shift).
+// Signed bytes of four vectors, lane by lane: a0 b0 c0 d0 a1 b1 ...
+LANE_INLINE void interleave_bytes(int8_t* p, Vec a, Vec b, Vec c, Vec d) {
+  const int32x4_t low = vdupq_n_s32(255);
+  const int32x4_t ab = vorrq_s32(vandq_s32(vcvtnq_s32_f32(a), low), vshlq_n_s32(vandq_s32(vcvtnq_s32_f32(b), low), 8));
+  const int32x4_t cd = vorrq_s32(vshlq_n_s32(vandq_s32(vcvtnq_s32_f32(c), low), 16), vshlq_n_s32(vcvtnq_s32_f32(d), 24));
+  vst1q_s8(p, vreinterpretq_s8_s32(vorrq_s32(ab, cd)));
+}
+LANE_INLINE int32_t sum_bytes(const uint8_t* p, int count) {  // count a multiple of 64
+  uint32_t all = 0;
+  for (int i = 0; i < count; i += 16) all += vaddlvq_u8(vld1q_u8(p + i));
+  return static_cast<int32_t>(all);
+}
+
+// One accumulator holds 4 columns. sdot takes signed bytes, so activations lose 128 on the way in, which zero
+// points and offsets allow for (kShift).
+constexpr int kShift = 128;
 using Sums = int32x4_t;
 using Four = int8x16_t;
 using Weights = int8x16_t;
@@ -55,7 +70,10 @@ LANE_INLINE Four broadcast_four(const uint8_t* a) {
   return vreinterpretq_s8_u32(veorq_u32(vdupq_n_u32(four), vdupq_n_u32(0x80808080u)));
 }
 LANE_INLINE void dot(Sums& c, Four a, Weights w) { c = vdotq_s32(c, a, w); }
-LANE_INLINE Vec total(const Sums* c, const int32_t* offset) { return vcvtq_f32_s32(vaddq_s32(*c, vld1q_s32(offset))); }
+LANE_INLINE Sums start_sums(const int32_t* offset) { return vld1q_s32(offset); }
+LANE_INLINE Vec total(const Sums* c) { return vcvtq_f32_s32(*c); }
+
+constexpr int kSumsPerVec = kLanes / kSumColumns;  // accumulators that make one Vec of columns
 
 }  // namespace
 }  // namespace embedserve

@@ -22,6 +22,7 @@ LANE_INLINE Vec add(Vec a, Vec b) { EACH_LANE a.at[lane] += b.at[lane]; return a
 LANE_INLINE Vec sub(Vec a, Vec b) { EACH_LANE a.at[lane] -= b.at[lane]; return a; }
 LANE_INLINE Vec mul(Vec a, Vec b) { EACH_LANE a.at[lane] *= b.at[lane]; return a; }
 LANE_INLINE Vec fma(Vec a, Vec b, Vec c) { EACH_LANE c.at[lane] = a.at[lane] * b.at[lane] + c.at[lane]; return c; }
+LANE_INLINE Vec divide(Vec a, Vec b) { EACH_LANE a.at[lane] /= b.at[lane]; return a; }
 LANE_INLINE Vec max(Vec a, Vec b) { EACH_LANE a.at[lane] = a.at[lane] > b.at[lane] ? a.at[lane] : b.at[lane]; return a; }
 LANE_INLINE Vec min(Vec a, Vec b) { EACH_LANE a.at[lane] = a.at[lane] < b.at[lane] ? a.at[lane] : b.at[lane]; return a; }
 LANE_INLINE Vec abs(Vec a) { EACH_LANE a.at[lane] = std::fabs(a.at[lane]); return a; }
@@ -53,13 +54,29 @@ LANE_INLINE Vec keep_first(Vec a, int count, float fill) {
   EACH_LANE if (lane >= count) a.at[lane] = fill;
   return a;
 }
-LANE_INLINE void store_bytes(uint8_t* p, Vec v, int zero) {  // round, add zero, clamp to 0..255
+LANE_INLINE void store_bytes(uint8_t* p, Vec v) {  // rounded, clamped to 0..255
   EACH_LANE {
-    const int i = static_cast<int>(nearest(v.at[lane])) + zero;
+    const int i = static_cast<int>(nearest(v.at[lane]));
     p[lane] = static_cast<uint8_t>(i < 0 ? 0 : i > 255 ? 255 : i);
   }
 }
 
+// Signed bytes of four vectors, lane by lane: a0 b0 c0 d0 a1 b1 ...
+LANE_INLINE void interleave_bytes(int8_t* p, Vec a, Vec b, Vec c, Vec d) {
+  EACH_LANE {
+    p[4 * lane] = static_cast<int8_t>(nearest(a.at[lane]));
+    p[4 * lane + 1] = static_cast<int8_t>(nearest(b.at[lane]));
+    p[4 * lane + 2] = static_cast<int8_t>(nearest(c.at[lane]));
+    p[4 * lane + 3] = static_cast<int8_t>(nearest(d.at[lane]));
+  }
+}
+LANE_INLINE int32_t sum_bytes(const uint8_t* p, int count) {
+  int32_t all = 0;
+  for (int i = 0; i < count; ++i) all += p[i];
+  return all;
+}
+
+constexpr int kShift = 0;  // taken from every activation byte by dot()
 struct Sums {
   int32_t at[kLanes];
 };
@@ -72,11 +89,14 @@ LANE_INLINE Weights load_weights(const int8_t* w) { return w; }
 LANE_INLINE void dot(Sums& c, Four a, Weights w) {
   EACH_LANE c.at[lane] += a[0] * w[4 * lane] + a[1] * w[4 * lane + 1] + a[2] * w[4 * lane + 2] + a[3] * w[4 * lane + 3];
 }
-LANE_INLINE Vec total(const Sums* c, const int32_t* offset) {
+LANE_INLINE Sums start_sums(const int32_t* offset) { Sums c; memcpy(c.at, offset, sizeof c.at); return c; }
+LANE_INLINE Vec total(const Sums* c) {
   Vec v;
-  EACH_LANE v.at[lane] = static_cast<float>(c->at[lane] + offset[lane]);
+  EACH_LANE v.at[lane] = static_cast<float>(c->at[lane]);
   return v;
 }
+
+constexpr int kSumsPerVec = kLanes / kSumColumns;  // accumulators that make one Vec of columns
 
 }  // namespace
 }  // namespace embedserve
