@@ -45,8 +45,8 @@ class ModelCard:
         if asked not in self.dimensions:
             offered = ", ".join(map(str, self.dimensions))
             raise invalid_input(
-                f"Value error, dimension {asked} is not supported by {self.id}, it should be one of "
-                f"{offered}.: parameters.dimension"
+                f"Value error, dimension {str(asked)[:20]} is not supported by {self.id}, it should be one "
+                f"of {offered}.: parameters.dimension"
             )
         return asked
 
@@ -105,6 +105,7 @@ def find_model(name: str, *, tasks: bool = False) -> ModelCard:
     """
     if card := MODELS.get(name):
         return card
+    name = name[:64]
     if tasks and (card := ASYNC_MODELS.get(name)):
         return card
     if name in ASYNC_MODELS:

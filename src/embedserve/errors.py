@@ -78,6 +78,14 @@ def not_text() -> EmbedserveError:
     return invalid_input("Value error, contents is neither str nor list of str.: input.contents")
 
 
+def missing_field() -> EmbedserveError:
+    """A field without which there is nothing to do."""
+    return EmbedserveError(
+        "Required parameter(s) missing or invalid, please check the request parameters.",
+        openai_type="invalid_request_error",
+    )
+
+
 def bad_length(limit: int) -> EmbedserveError:
     """A row that is empty or longer than the model's limit; the original rejects, it does not truncate."""
     return invalid_input(f"Range of input length should be [1, {limit}]")

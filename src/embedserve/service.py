@@ -18,7 +18,7 @@ from embedserve.catalogue import ModelCard, find_model
 from embedserve.embedding.dense import Role
 from embedserve.embedding.embedder import Embedder, Embedding, Options, OutputType, Prepared, Truncate
 from embedserve.engines import Engine, Engines
-from embedserve.errors import EmbedserveError, bad_length, invalid_input, too_many_rows
+from embedserve.errors import EmbedserveError, invalid_input, too_many_rows
 from embedserve.scheduling.batcher import Lane
 from embedserve.scheduling.scheduler import Scheduler
 from embedserve.settings import Settings
@@ -207,17 +207,23 @@ class EmbeddingService:
     def _prepare_rows(
         self, embedder: Embedder, inputs: Sequence[str | Sequence[int]], options: Options
     ) -> tuple[list[Prepared], dict[int, EmbedserveError]]:
-        texts = [item if isinstance(item, str) else embedder.decode(item) for item in inputs]
+        try:
+            texts = [item if isinstance(item, str) else embedder.decode(item) for item in inputs]
+            return embedder.prepare(texts, options), {}
+        except EmbedserveError:
+            if not self.lenient or len(inputs) == 1:
+                raise
+        prepared: list[Prepared] = []
         errors: dict[int, EmbedserveError] = {}
-        if self.lenient and len(texts) > 1:
-            errors = {
-                i: bad_length(options.max_tokens)
-                for i, ids in enumerate(embedder.tokenizer.encode_batch(texts))
-                if not len(ids)
-            }
-            if len(errors) == len(texts):
-                raise errors[0]
-        return embedder.prepare([text for i, text in enumerate(texts) if i not in errors], options), errors
+        for i, item in enumerate(inputs):
+            try:
+                text = item if isinstance(item, str) else embedder.decode(item)
+                prepared += embedder.prepare([text], options)
+            except EmbedserveError as error:
+                errors[i] = error
+        if not prepared:
+            raise errors[0]
+        return prepared, errors
 
     async def _encode(
         self, engine: Engine, prepared: Sequence[Prepared], options: Options, lane: Lane, owner: str

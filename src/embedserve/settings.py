@@ -28,7 +28,9 @@ def default_data_dir() -> Path:
 class Settings(BaseSettings):
     """Settings of one server: environment variables ``EMBEDSERVE_*``, overridden by the command line."""
 
-    model_config = SettingsConfigDict(env_prefix="EMBEDSERVE_", populate_by_name=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="EMBEDSERVE_", populate_by_name=True, extra="ignore", env_ignore_empty=True
+    )
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 opens it to the network.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import orjson
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from embedserve.errors import EmbedserveError
 
@@ -23,21 +23,9 @@ async def read_json(request: Request, limit: int) -> dict[str, Any]:
     """The body as a JSON object.
 
     Raises:
-        EmbedserveError: 413 over ``limit`` bytes, 400 for anything that is not a JSON object.
+        EmbedserveError: 400 over ``limit`` bytes and for anything that is not a JSON object.
     """
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise EmbedserveError(
-                f"Payload Too Large: the body is over {limit} bytes; send fewer texts a request, or raise "
-                "EMBEDSERVE_MAX_BODY_BYTES",
-                status=413,
-                code="BadRequest.TooLarge",
-                openai_type="invalid_request_error",
-            )
-        chunks.append(chunk)
-    body = b"".join(chunks)
+    body = await read_bytes(request, limit)
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -47,9 +35,32 @@ async def read_json(request: Request, limit: int) -> dict[str, Any]:
     return parsed
 
 
-def _read_leniently(body: bytes) -> Any:
-    """JavaScript clients may cut a text inside a surrogate pair: legal JSON, refused by the strict parser."""
+async def read_bytes(request: Request, limit: int) -> bytes:
+    """The body. Raises EmbedserveError (400) over ``limit`` bytes, and where the client went away."""
+    chunks, size = [], 0
     try:
-        return json.loads(body)
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise EmbedserveError(
+                    f"Payload Too Large: the body is over {limit} bytes; send fewer texts a request, or "
+                    "raise EMBEDSERVE_MAX_BODY_BYTES",
+                    code="BadRequest.TooLarge",
+                    openai_type="invalid_request_error",
+                )
+            chunks.append(chunk)
+    except ClientDisconnect:  # nobody reads the answer; it must not be counted as our failure
+        raise malformed() from None
+    return b"".join(chunks)
+
+
+def _read_leniently(body: bytes) -> Any:
+    """JavaScript clients may cut a text inside a surrogate pair: legal JSON, refused by the strict parser.
+
+    The halves become U+FFFD, so that nothing behind this door meets a string that has no UTF-8 form.
+    """
+    try:
+        told = json.dumps(json.loads(body), ensure_ascii=False)
+        return orjson.loads(told.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
     except (ValueError, RecursionError):
         raise malformed() from None

@@ -25,15 +25,21 @@ def check_rows(given: Any, *, lenient: bool) -> Sequence[str | Sequence[int]]:
     return given
 
 
+def show(value: Any) -> str:
+    """A value for an error message: short, whatever a caller sent."""
+    if isinstance(value, (dict, list)):
+        return "an array" if isinstance(value, list) else "an object"
+    return repr(value[:40] if isinstance(value, str) else value)[:44]
+
+
 def choice(fields: Mapping[str, Any], name: str, allowed: Sequence[str], default: Any) -> Any:
     """A field with a few legal values; null counts as absent. Raises EmbedserveError (400)."""
     value = fields.get(name)
     if value is None:
         return default
     if not isinstance(value, str) or value not in allowed:
-        shown = repr(value)[:40]
         raise invalid_input(
-            f"Value error, {name} is {shown}, it should be one of {', '.join(allowed)}.: {name}"
+            f"Value error, {name} is {show(value)}, it should be one of {', '.join(allowed)}.: {name}"
         )
     return value
 
@@ -45,4 +51,4 @@ def integer(fields: Mapping[str, Any], name: str) -> int | None:
         value = int(value)
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
-    raise invalid_input(f"Value error, {name} is {repr(value)[:40]}, it should be an integer.: {name}")
+    raise invalid_input(f"Value error, {name} is {show(value)}, it should be an integer.: {name}")

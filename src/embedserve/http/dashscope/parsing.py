@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from embedserve.catalogue import find_model
-from embedserve.errors import EmbedserveError, invalid_input, not_text
+from embedserve.errors import EmbedserveError, invalid_input, missing_field
 from embedserve.http.fields import check_rows, choice, integer
 from embedserve.service import EmbedRequest
 
@@ -27,7 +27,7 @@ def parse(body: dict[str, Any], *, lenient: bool) -> EmbedRequest:
     if not isinstance(given, dict) or not isinstance(parameters, dict):
         raise EmbedserveError("The input parameter requires json format.", code="BadRequest.IllegalInput")
     if given.get("texts") is None:
-        raise not_text()
+        raise missing_field()
     instruct = parameters.get("instruct")
     if instruct is not None and not isinstance(instruct, str):
         raise invalid_input("Value error, instruct should be a string.: parameters.instruct")

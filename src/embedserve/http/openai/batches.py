@@ -16,6 +16,7 @@ from embedserve.accounts.caller import Caller
 from embedserve.errors import EmbedserveError
 from embedserve.http.body import read_json
 from embedserve.http.context import authenticate, jobs_of, request_id_of, service_of
+from embedserve.http.fields import show
 from embedserve.http.json import reply
 from embedserve.http.openai.batch_lines import (
     EMBEDDINGS,
@@ -54,14 +55,14 @@ def draft_batch(body: dict[str, Any], caller: Caller, jobs: Jobs, request_id: st
     """Raises EmbedserveError (400, 404) for a field that will not do."""
     window, endpoint = body.get("completion_window"), body.get("endpoint")
     if endpoint not in (EMBEDDINGS, TEST_URL):
-        shown = repr(endpoint)[:64]
         raise refused(
-            f"'endpoint' is {shown}, this server has '{EMBEDDINGS}' and '{TEST_URL}'", param="endpoint"
+            f"'endpoint' is {show(endpoint)}, this server has '{EMBEDDINGS}' and '{TEST_URL}'",
+            param="endpoint",
         )
     hours = window_hours(window)
     if hours is None:
         raise refused(
-            f"'completion_window' is {repr(window)[:20]}, it should be a whole number of hours or days from "
+            f"'completion_window' is {show(window)}, it should be a whole number of hours or days from "
             "24h to 336h (14d)",
             param="completion_window",
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from embedserve.catalogue import find_model
-from embedserve.errors import EmbedserveError, invalid_input, not_text
+from embedserve.errors import EmbedserveError, invalid_input, missing_field
 from embedserve.http.fields import check_rows, choice, integer
 from embedserve.service import EmbedRequest
 
@@ -31,7 +31,7 @@ def parse(body: dict[str, Any], *, lenient: bool) -> tuple[EmbedRequest, Encodin
     find_model(model)  # an unknown model is reported before anything about the input, as the original does
     given = body.get("input")
     if given is None:
-        raise not_text()
+        raise missing_field()
     rows = check_rows(token_array(given) if lenient else given, lenient=lenient)
     encoding: Encoding = choice(body, "encoding_format", ("float", "base64"), "float")
     if not lenient:
