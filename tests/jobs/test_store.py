@@ -1,0 +1,321 @@
+"""The store under a runner in this process: leases, deadlines, room, retention. On both databases."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
+
+from batch_workers import WORKSPACE, embedding_line, open_jobs, open_service, submit_batch, submit_task
+from embedserve.errors import EmbedserveError
+from embedserve.jobs.files import FileStore
+from embedserve.jobs.leases import Worker
+from embedserve.jobs.queue import ChunkResult
+from embedserve.jobs.records import ENDED, Chunk, Job
+from embedserve.jobs.store import Jobs
+from embedserve.settings import Settings
+from embedserve.storage.tables import files, job_chunks, jobs, usage_requests
+
+Made = Callable[..., Jobs]
+
+
+@pytest.fixture
+def make(tmp_path: Path, database_url: str) -> Iterator[Made]:
+    """Opens the store of one node; each call is another node of the same fleet."""
+    opened = []
+
+    def open_one(node: str = "node", **settings: object) -> Jobs:
+        given = Settings(
+            data_dir=tmp_path / node,
+            files_dir=tmp_path / "files",
+            database_url=SecretStr(database_url),
+            api_key=SecretStr("sk-test-0123456789"),
+            **settings,  # type: ignore[arg-type]
+        )
+        service = open_service(given)
+        opened.append(service)
+        return open_jobs(service)
+
+    yield open_one
+    for service in opened:
+        service.accounts.database.close()
+
+
+def run(store: Jobs, work: Callable[[], Awaitable[None]]) -> None:
+    """Do something while the node's runner runs."""
+
+    async def main() -> None:
+        service = store.runner.service
+        await service.engine.scheduler.start()
+        await store.start()
+        try:
+            async with asyncio.timeout(60):
+                await work()
+        finally:
+            await store.runner.close()
+            await service.engine.scheduler.close()
+
+    asyncio.run(main())
+
+
+def finish(store: Jobs, *ids: str) -> list[Job]:
+    """Run until these jobs have ended."""
+
+    async def wait() -> None:
+        while not all(job.status in ENDED for job in find(store, *ids)):
+            await asyncio.sleep(0.02)
+
+    run(store, wait)
+    return find(store, *ids)
+
+
+def find(store: Jobs, *ids: str) -> list[Job]:
+    with store.queue.database.read() as connection:
+        rows = connection.execute(sa.select(jobs).where(jobs.c.id.in_(ids))).mappings()
+        return sorted((Job.of(row) for row in rows), key=lambda job: ids.index(job.id))
+
+
+def change(store: Jobs, table: sa.Table, **values: object) -> None:
+    with store.queue.database.write() as connection:
+        connection.execute(sa.update(table).values(**values))
+
+
+def lines(count: int, name: str = "line") -> list[bytes]:
+    return [embedding_line(f"{name}-{i}", f"{name} {i}") for i in range(count)]
+
+
+def billed(store: Jobs) -> int:
+    with store.queue.database.read() as connection:
+        rows = sa.select(sa.func.count()).select_from(usage_requests).where(usage_requests.c.door == "batch")
+        return connection.execute(rows).scalar_one()
+
+
+def test_a_job_runs_in_order_and_is_billed_line_by_line(make: Made) -> None:
+    store = make()
+    submit_batch(store, "b", lines(200))
+    (job,) = finish(store, "b")
+    assert (job.status, job.completed, job.failed, billed(store)) == ("completed", 200, 0, 200)
+    assert job.output_file_id is not None
+    output = b"".join(store.files.blocks(store.files.get(WORKSPACE, job.output_file_id)))
+    parsed = [orjson.loads(line) for line in output.splitlines()]
+    assert [line["custom_id"] for line in parsed] == [f"line-{i}" for i in range(200)]
+    assert sum(line["response"]["body"]["usage"]["total_tokens"] for line in parsed) == job.tokens
+
+
+def test_who_lost_his_lease_books_nothing(make: Made) -> None:
+    store, other = make("one"), make("two")
+    submit_batch(store, "b", lines(10))
+    job = store.queue.lease_check("w-1")
+    assert job is not None
+    assert other.queue.lease_check("w-2") is None
+    assert store.queue.begin(job, "w-1", "text-embedding-v4", [Chunk(0, 0, 10, 0, 100)])
+    leased = store.queue.lease_chunk("w-1")
+    assert leased is not None
+    assert other.queue.lease_chunk("w-2") is None
+    change(store, job_chunks, lease_until=time.time() - 1)
+    taken = other.queue.lease_chunk("w-2")
+    assert taken is not None
+    result = ChunkResult(1, 0, 5, 0, [("line-id", 3)])
+    assert store.queue.finish_chunk(*leased, "w-1", result) is None
+    assert billed(store) == 0
+    assert other.queue.finish_chunk(*taken, "w-2", result)
+    assert other.queue.finish_chunk(*taken, "w-2", result) is None
+    assert (billed(store), find(store, "b")[0].status) == (1, "completed")
+
+
+def test_jobs_take_turns(make: Made) -> None:
+    store = make()
+    for name in ("a", "b"):
+        submit_batch(store, name, lines(300, name))
+        job = store.queue.lease_check("w")
+        assert job is not None
+        chunks = [Chunk(i, i, 1, i, 1) for i in range(3)]
+        assert store.queue.begin(job, "w", "text-embedding-v4", chunks)
+    served = []
+    for _ in range(4):
+        leased = store.queue.lease_chunk("w")
+        assert leased is not None
+        served.append(leased[0].id)
+    assert served[:2] in (["a", "b"], ["b", "a"])
+    assert served[2:] == served[:2]
+
+
+def test_a_dead_neighbours_leases_are_taken_back_at_once(make: Made, tmp_path: Path) -> None:
+    store = make()
+    submit_batch(store, "b", lines(10))
+    (tmp_path / "node" / "workers").mkdir(exist_ok=True)
+    (tmp_path / "node" / "workers" / "w-dead").touch()
+    assert store.queue.lease_check("w-dead") is not None
+    (job,) = finish(store, "b")
+    assert job.status == "completed"
+
+
+def test_a_passed_deadline_answers_the_open_lines(make: Made) -> None:
+    store = make()
+    submit_batch(store, "b", lines(200))
+    job = store.queue.lease_check("w")
+    assert job is not None
+    content = store.files.upload_path(job.input_file_id or "").read_bytes()
+    half = content.index(b"\n", len(content) // 2) + 1
+    count = content[:half].count(b"\n")
+    chunks = [Chunk(0, 0, count, 0, half), Chunk(1, count, 200 - count, half, len(content) - half)]
+    assert store.queue.begin(job, "w", "text-embedding-v4", chunks)
+    leased = store.queue.lease_chunk("w")
+    assert leased is not None
+    size = store.files.write_part("b", 0, ".output", [b"done\n"] * count)
+    done = ChunkResult(count, 0, size, 0, [(f"id-{i}", 1) for i in range(count)])
+    assert store.queue.finish_chunk(*leased, "w", done)
+    change(store, jobs, deadline=time.time() - 1)
+    assert store.queue.expire_due()
+    (job,) = finish(store, "b")
+    assert (job.status, job.completed, job.failed) == ("expired", count, 200 - count)
+    assert job.error_file_id is not None
+    errors = b"".join(store.files.blocks(store.files.get(WORKSPACE, job.error_file_id)))
+    assert {orjson.loads(line)["error"]["code"] for line in errors.splitlines()} == {"batch_expired"}
+    assert billed(store) == count
+
+
+def test_a_job_that_was_never_begun_expires_too(make: Made) -> None:
+    store = make()
+    submit_batch(store, "b", lines(1))
+    change(store, jobs, deadline=time.time() - 1)
+    assert store.queue.expire_due()
+    assert find(store, "b")[0].status == "expired"
+
+
+def test_a_full_quota_fails_the_job_and_nothing_else(make: Made) -> None:
+    store = make(files_quota_mb=1)
+    submit_batch(store, "big", [embedding_line(str(i), *["x"] * 10, dimensions=1024) for i in range(200)])
+    (job,) = finish(store, "big")
+    assert job.status == "failed"
+    problem = orjson.loads(job.errors or "")[0]
+    assert problem["code"] == "storage_full"
+    assert "EMBEDSERVE_FILES_QUOTA_MB" in problem["message"]
+    assert billed(store) == job.completed
+    if job.output_file_id:  # what was billed can be had
+        output = b"".join(store.files.blocks(store.files.get(WORKSPACE, job.output_file_id)))
+        assert len(output.splitlines()) == job.completed
+        store.files.delete(WORKSPACE, job.output_file_id)
+
+
+def test_the_service_goes_on_after_a_full_disk(make: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make()
+    monkeypatch.setattr(store.files, "reserve_bytes", 2**62)
+    submit_batch(store, "first", lines(3))
+    (job,) = finish(store, "first")
+    assert job.status == "failed"
+    assert "disk" in orjson.loads(job.errors or "")[0]["message"]
+    again = make()
+    submit_batch(again, "second", lines(3))
+    assert finish(again, "second")[0].status == "completed"
+
+
+def test_uploads_are_held_to_quota_and_number(make: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make(files_quota_mb=1)
+
+    def adopt(size: int) -> None:
+        draft = store.files.draft()
+        draft.write_bytes(b"x" * size)
+        store.files.adopt(draft, workspace=WORKSPACE, purpose="batch", filename="a")
+
+    adopt(2**20)
+    with pytest.raises(EmbedserveError, match=r"Upload file capacity exceed limit\."):
+        adopt(1)
+    monkeypatch.setattr("embedserve.jobs.files.MAX_FILES", 1)
+    with pytest.raises(EmbedserveError, match=r"Upload file number exceed limit\."):
+        adopt(0)
+
+
+def test_ended_jobs_and_their_files_go_after_their_time(make: Made) -> None:
+    store = make()
+    submit_batch(store, "b", lines(3))
+    submit_task(store, "t", b"one\n")
+    finish(store, "b", "t")
+    old = time.time() - 25 * 3600
+    change(store, jobs, ended_at=old)
+    store.runner.upkeep.purge()
+    assert [job.id for job in find(store, "b", "t")] == ["b"]  # a day for tasks, thirty for batches
+    assert not store.files.job_folder("t").exists()
+    change(store, jobs, ended_at=time.time() - 31 * 86400)
+    store.runner.upkeep.purge()
+    assert find(store, "b") == []
+    with store.queue.database.read() as connection:
+        left = connection.execute(sa.select(files.c.id, files.c.job_id)).all()
+        assert connection.execute(sa.select(sa.func.count()).select_from(job_chunks)).scalar() == 0
+    assert [job_id for _, job_id in left] == [None, None]  # the uploads stay
+    change(store, files, expires_at=time.time() - 1)
+    store.runner.upkeep.purge()
+    assert list((store.files.folder / "uploads").iterdir()) == []
+
+
+def test_litter_is_swept_and_files_are_not(make: Made) -> None:
+    import os
+
+    store = make()
+    submit_batch(store, "b", lines(3))
+    draft, orphan = store.files.draft(), store.files.upload_path("file-batch-orphan")
+    for path in (draft, orphan):
+        path.touch()
+    for path in (store.files.folder / "uploads").iterdir():
+        os.utime(path, (0, 0))
+    store.files.sweep()
+    assert not draft.exists()
+    assert not orphan.exists()
+    assert store.files.upload_path(find(store, "b")[0].input_file_id or "").exists()
+
+
+def test_a_missing_input_fails_the_job(make: Made) -> None:
+    store = make()
+    submit_batch(store, "b", lines(3))
+    for path in (store.files.folder / "uploads").iterdir():
+        path.unlink()
+    (job,) = finish(store, "b")
+    assert (job.status, orjson.loads(job.errors or "")[0]["code"]) == ("failed", "file_not_found")
+
+
+def test_unfinished_jobs_are_limited(make: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make()
+    monkeypatch.setattr("embedserve.jobs.queue.OPEN_JOBS", {"task": 1})
+    submit_task(store, "one", b"a")
+    with pytest.raises(EmbedserveError) as caught:
+        submit_task(store, "two", b"a")
+    assert (caught.value.status, caught.value.code) == (429, "Throttling.AllocationQuota")
+
+
+def test_a_budget_holds_for_batches_too(make: Made) -> None:
+    store = make()
+    submit_batch(store, "b", lines(100))
+    change(store, jobs, options=orjson.dumps({"models": None, "budget": 0.0}).decode())
+    (job,) = finish(store, "b")
+    assert (job.status, job.completed, job.failed, billed(store)) == ("completed", 0, 100, 0)
+
+
+def test_models_that_a_key_may_not_use_fail_line_by_line(make: Made) -> None:
+    store = make()
+    submit_batch(store, "b", lines(2))
+    change(store, jobs, options=orjson.dumps({"models": ["text-embedding-v3"], "budget": None}).decode())
+    (job,) = finish(store, "b")
+    assert (job.completed, job.failed) == (0, 2)
+
+
+def test_workers_of_other_machines_are_left_alone(tmp_path: Path) -> None:
+    here, there = Worker(tmp_path / "here"), Worker(tmp_path / "there")
+    there.close()
+    assert here.find_dead() == []
+    here.close()
+
+
+def test_parts_that_nobody_booked_are_not_read(tmp_path: Path, make: Made) -> None:
+    store = make()
+    submit_batch(store, "b", lines(3))
+    (job,) = finish(store, "b")
+    before = b"".join(store.files.blocks(store.files.get(WORKSPACE, job.output_file_id or "")))
+    FileStore.write_part(store.files, "b", 7, ".output", [b"stray\n"])
+    after = b"".join(store.files.blocks(store.files.get(WORKSPACE, job.output_file_id or "")))
+    assert before == after
