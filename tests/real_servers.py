@@ -110,12 +110,10 @@ def postgres_server() -> Iterator[PostgresServer]:
     subprocess.run(
         [*as_user, initdb, "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8"], check=True, **options
     )
-    process = subprocess.Popen(
-        [*as_user, postgres, "-D", data, "-p", str(port), "-k", folder, "-c", "listen_addresses=127.0.0.1"]
-        + ["-c", "fsync=off"],  # nobody pulls the plug of the machine; clients are what gets killed
-        stderr=subprocess.DEVNULL,
-        **options,
-    )
+    settings = ("listen_addresses=127.0.0.1", "fsync=off")  # clients get killed, the machine does not
+    command = [*as_user, postgres, "-D", data, "-p", str(port), "-k", folder]
+    command += [word for setting in settings for word in ("-c", setting)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, **options)
     try:
         wait_for_port(port, process)
         yield PostgresServer(port, process)

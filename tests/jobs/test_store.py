@@ -68,7 +68,7 @@ def finish(store: Jobs, *ids: str) -> list[Job]:
     """Run until these jobs have ended."""
 
     async def wait() -> None:
-        while not all(job.status in ENDED for job in find(store, *ids)):
+        while not all(job.status in ENDED for job in find(store, *ids)):  # noqa: ASYNC110 (waits for rows)
             await asyncio.sleep(0.02)
 
     run(store, wait)
