@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -81,20 +80,24 @@ def die_at(point: str, count: int) -> None:
     Ledger._commit = commit_and_tell  # type: ignore[method-assign]
 
 
-if __name__ == "__main__":
-    import typer
-
+def use_light_embedder(seconds_per_token: float = 0.0) -> None:
+    """From now on the service opens the dummy network instead of the bundled model."""
     import embedserve.service
-    from embedserve.cli import serve
     from embedserve.embedding.backbones.dummy import DummyBackbone
     from embedserve.embedding.embedder import Embedder
 
-    seconds = float(os.environ.get("SECONDS_PER_TOKEN", "0"))
-    backbone, tokenizer = DummyBackbone(seconds_per_token=seconds), WordTokenizer()
-    light = partial(Embedder, backbone=backbone, tokenizer=tokenizer)
-    embedserve.service.Embedder = lambda **given: light(recipe="plain")  # type: ignore[assignment, misc]
+    backbone = DummyBackbone(seconds_per_token=seconds_per_token)
+    light = partial(Embedder, backbone=backbone, tokenizer=WordTokenizer(), recipe="plain")
+    embedserve.service.Embedder = lambda **given: light()  # type: ignore[assignment, misc]
+
+
+if __name__ == "__main__":
+    import typer
+
+    from embedserve.cli import serve
+
+    use_light_embedder(float(os.environ.get("SECONDS_PER_TOKEN", "0")))
     if fault := os.environ.get("FAULT_POINT"):
         name, _, number = fault.partition(":")
         die_at(name, int(number))
     typer.run(serve.serve)
-    sys.exit(0)

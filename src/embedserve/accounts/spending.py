@@ -97,9 +97,8 @@ class Spending:
         if self.plan.free_quota.only:
             by_model = sa.select(columns.model, tokens).where(columns.door == "sync").group_by(columns.model)
             models = {model: int(total) for model, total in connection.execute(by_model)}
-            begun = dict(
-                connection.execute(sa.select(free_quota.c.model, free_quota.c.first_used_at)).tuples()
-            )
+            began = sa.select(free_quota.c.model, free_quota.c.first_used_at)
+            begun = {model: at for model, at in connection.execute(began)}
         with self._lock:
             for key_id, cost in keys.items():
                 self._keys[key_id] = max(cost, self._keys.get(key_id, 0.0))
