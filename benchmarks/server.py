@@ -11,7 +11,7 @@ not installed are named and left out.
 Shapes: `short` is one query of 8-16 tokens; `10x30` ten texts of about 30 tokens; `mix` one to ten texts of
 10-388 tokens. `closed N`: N clients, each with one request under way. `open`: requests at random moments, at
 60 % of the rate that the same server reached in the closed loop; latency counts from the moment a request was
-due. `beside bulk`: single queries, five a second, while eight clients send ten texts of 400 tokens each
+due. `beside bulk`: single queries, twenty a second, while eight clients send ten texts of 400 tokens each
 without pause.
 """
 
@@ -97,7 +97,7 @@ async def measure(contender: Contender, requests: Requests, seconds: float) -> d
         rate = 0.6 * len(mix.seconds) / mix.elapsed
         results["mix, open 60 %"] = await open_loop(port, calls["mix"], rate, seconds)
     queries, bulk = await asyncio.gather(
-        open_loop(port, calls["short"], 5, seconds * 1.5), closed_loop(port, calls["long"], 8, seconds * 1.5)
+        open_loop(port, calls["short"], 20, seconds * 1.5), closed_loop(port, calls["long"], 8, seconds * 1.5)
     )
     results["short beside bulk"], results["bulk, closed 8"] = queries, bulk
     return results

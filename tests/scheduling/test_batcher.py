@@ -272,3 +272,22 @@ def test_a_query_for_what_bulk_waits_for_does_not_wait_with_it() -> None:
     query = submit(batcher, [90], keys=[b"z"])
     assert [unit.key for unit in run(batcher)] == [b"z"]
     assert (query.open, bulk.open) == (0, 2)
+
+
+def test_a_query_overtakes_many_requests_of_whole_windows() -> None:
+    batcher: Batcher[int] = Batcher(budget=BUDGET, quantum=600)
+    for _ in range(8):
+        submit(batcher, [150] * 40)
+    waited = []
+    for turn in range(150):
+        run(batcher)
+        if turn % 3 == 0:
+            query = submit(batcher, [5])
+            for chunks in range(1, 9):
+                run(batcher)
+                if not query.open:
+                    waited.append(chunks)
+                    break
+    assert len(waited) == 50
+    assert sum(chunks == 1 for chunks in waited) >= 45
+    assert max(waited) <= 3

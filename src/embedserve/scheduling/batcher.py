@@ -9,8 +9,8 @@ Three rules, from the outside in:
 * *Requests* of one owner go by the virtual time at which their next quantum would end if all of them ran
   side by side (weighted fair queueing). A short request ends early in virtual time and overtakes a long
   one; inside its quantum a request is not interrupted by its equals, so requests of one size run first
-  come, first served instead of all ending together. One part in eight of the work goes to the request
-  that came first, so that even a flood of short ones cannot keep a long one from its end.
+  come, first served instead of all ending together. One part in 32 of the work at least goes to the
+  request that came first, so that even a flood of short ones cannot keep a long one from its end.
 
 The unit of work is one *distinct* window. Requests that ask for the same window while it waits or runs
 share one :class:`Unit`, and the first turn that any of them gets serves all.
@@ -28,8 +28,8 @@ from typing import Final, Generic, Literal, TypeVar
 Lane = Literal["interactive", "bulk"]
 T = TypeVar("T")
 
-ELDEST_SHARE: Final = 8
-"""One part in this many of an owner's work goes to the request that came first, whatever came later."""
+ELDEST_SHARE: Final = 32
+"""One part in this many of an owner's work at least goes to the request that came first."""
 
 
 @dataclass(slots=True, eq=False)

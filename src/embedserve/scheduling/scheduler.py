@@ -94,7 +94,12 @@ class Scheduler:
                 f"{chunk_tokens} tokens takes {chunk}. Raise the memory limit or lower the chunk size."
             )
         self._pace = Pace(chunk_seconds=chunk_seconds, max_chunk=chunk_tokens)
-        self._batcher: Batcher[Window] = Batcher(budget=self._pace.chunk, max_bulk_age=max_bulk_age)
+        # A quantum of several windows: with less, whoever waits for a turn of a whole window falls behind
+        # virtual time, and queries that come then would have to let all of those go first.
+        longest = window_cost(backbone.window_size, backbone.hidden_size)
+        self._batcher: Batcher[Window] = Batcher(
+            budget=self._pace.chunk, quantum=2 * longest, max_bulk_age=max_bulk_age
+        )
         self._admission = Admission(memory_limit - chunk)
         self._cache = VectorCache(cache_bytes)
         self._worker = Worker(backbone, self._batcher.next_chunk, self._hand_over)
@@ -260,10 +265,10 @@ class Scheduler:
 def window_cost(tokens: int, hidden_size: int) -> int:
     """What a window costs, in tokens of a short window.
 
-    Linear layers cost the same for each token (24 h² multiplications a layer); attention adds 4 n h for each,
-    and runs at about half of their speed, hence n / 3h on top.
+    Linear layers cost the same for each token (24 h² multiplications a layer), attention 4 n h more; it runs
+    in floating point at about a sixth of their speed, hence n / h on top.
     """
-    return tokens + math.ceil(tokens * tokens / (3 * hidden_size))
+    return tokens + math.ceil(tokens * tokens / hidden_size)
 
 
 def _failed(cause: Exception) -> EmbedserveError:
