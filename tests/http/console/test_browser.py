@@ -363,6 +363,28 @@ def test_alignment_loses_nothing_and_places_tokens(page: Console, embedder: Embe
     assert len(missing) <= len(entries) // 5, missing
 
 
+AXE = Path(__file__).parents[2] / "compat/node/node_modules/axe-core/axe.min.js"
+
+
+@pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed (npm, tests/compat/node)")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_stands_in_anybodys_way(answered: Console, scheme: str) -> None:
+    """Contrast, names, roles, order: what axe-core can see."""
+    features = [
+        {"name": "prefers-color-scheme", "value": scheme},
+        {"name": "prefers-reduced-motion", "value": "reduce"},
+    ]
+    answered.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    ActionChains(answered.driver).move_to_element(answered.one("#likeness-title")).perform()
+    answered.driver.execute_script(AXE.read_text("utf-8"))
+    found = answered.driver.execute_async_script(
+        """const done = arguments[0];
+        axe.run().then(({violations}) => done(violations.map((rule) =>
+          [rule.id, rule.nodes.map((node) => node.html + node.failureSummary)])))"""
+    )
+    assert found == []
+
+
 @pytest.mark.parametrize("width", [360, 768, 1400])
 def test_nothing_sticks_out_at_any_width(answered: Console, width: int) -> None:
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
