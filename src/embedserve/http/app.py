@@ -27,6 +27,7 @@ from embedserve.http.openai import embeddings as openai_embeddings
 from embedserve.http.openai import files as openai_files
 from embedserve.http.openai import models as openai_models
 from embedserve.http.openai.batch_lines import BatchLines
+from embedserve.http.openapi import get_openapi
 from embedserve.http.operator import probes
 from embedserve.http.operator.accounts_metrics import AccountsCollector
 from embedserve.http.operator.engine import EngineCollector
@@ -72,6 +73,7 @@ def operator_routes() -> list[BaseRoute]:
         Route("/health", probes.health),
         Route("/ready", probes.ready),
         Route("/metrics", probes.metrics),
+        Route("/openapi.json", get_openapi),
     ]
 
 
