@@ -13,6 +13,7 @@ from embedserve.errors import EmbedserveError
 COMMANDS = {
     "serve": "Start the server.",
     "embed": "Embed the lines of a file.",
+    "batch": "Let a server embed files at half price: submit, status, results, cancel.",
     "keys": "Make, list, revoke and rotate API keys.",
     "usage": "Say what was used, by key, workspace, model or day.",
     "models": "Bring, look at, prove and delete models besides the bundled one.",

@@ -1,7 +1,8 @@
-"""Vectors to a file, a row at a time: JSON Lines, NumPy, Parquet."""
+"""Vectors to a file, a row at a time: JSON Lines, NumPy, Parquet, Arrow."""
 
 from __future__ import annotations
 
+import shutil
 import sys
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -21,14 +22,29 @@ from embedserve.errors import EmbedserveError
 NPY_TYPES: dict[Encoding, str] = {"float": "<f4", "int8": "|i1", "binary": "|u1"}
 
 
-def open_writer(format: str, path: Path | None, *, dense: bool, encoding: Encoding = "float") -> Writer:
-    """The writer for ``jsonl``, ``npy`` or ``parquet``. Raises EmbedserveError where they do not fit."""
+def open_writer(
+    format: str, path: Path | None, *, dense: bool, encoding: Encoding = "float", resume: bool = False
+) -> Writer:
+    """The writer for ``jsonl``, ``npy``, ``parquet`` or ``arrow``.
+
+    Args:
+        resume: keep what an interrupted run has left; its ``next_index`` says where to go on.
+
+    Raises:
+        EmbedserveError: they do not fit together, or the path cannot be written.
+    """
+    if path is None and (resume or format != "jsonl"):
+        wanted = "--resume" if resume else f"--format {format}"
+        raise EmbedserveError(f"{wanted} needs a file to write to: add --output FILE.{format}")
     if format == "jsonl":
-        return JsonlWriter(path, encoding)
-    if path is None:
-        raise EmbedserveError(f"--format {format} needs a file to write to: add --output FILE.{format}")
-    if format == "parquet":
-        return ParquetWriter(path, encoding)
+        return JsonlWriter(path, encoding, resume=resume)
+    assert path is not None
+    if format in ("parquet", "arrow"):
+        return TableWriter(path, encoding, format=format, resume=resume)
+    if resume:
+        raise EmbedserveError(
+            "--resume works with jsonl, parquet and arrow: an npy matrix has no line numbers"
+        )
     if not dense:
         raise EmbedserveError("--format npy holds dense vectors only: use jsonl or parquet for sparse ones")
     return NpyWriter(path, encoding)
@@ -61,12 +77,18 @@ def encode_dense(vector: Floats, encoding: Encoding) -> tuple[NDArray[Any], floa
 
 
 class Writer(ABC):
-    """Takes one embedding after another; the file is complete when the ``with`` block ends."""
+    """Takes one embedding after another; the file is complete when the ``with`` block ends.
 
-    def __init__(self, path: Path | None, encoding: Encoding = "float") -> None:
+    Attributes:
+        next_index: the first row that is not in the file yet.
+    """
+
+    next_index = 0
+
+    def __init__(self, path: Path | None, encoding: Encoding = "float", mode: str = "wb") -> None:
         self.encoding = encoding
         try:
-            self._file: BinaryIO = path.open("wb") if path else sys.stdout.buffer
+            self._file: BinaryIO = path.open(mode) if path else sys.stdout.buffer  # type: ignore[assignment]
         except OSError as error:
             raise EmbedserveError(f"cannot write {path}: {error.strerror}") from None
         self._owned = path is not None
@@ -74,6 +96,10 @@ class Writer(ABC):
     @abstractmethod
     def write(self, index: int, embedding: Embedding) -> None:
         """Add the vectors of line ``index``."""
+
+    def checkpoint(self) -> None:
+        """Now and then: what was written should survive the process."""
+        self._file.flush()
 
     def finish(self) -> None:  # noqa: B027 (most formats need nothing)
         """Complete the file; called when everything was written."""
@@ -92,11 +118,50 @@ class Writer(ABC):
 
 
 class JsonlWriter(Writer):
-    """One JSON object a line."""
+    """One JSON object a line. To resume, a last line that is not whole is cut off."""
+
+    def __init__(self, path: Path | None, encoding: Encoding, *, resume: bool = False) -> None:
+        kept = 0
+        self._like: tuple[list[str], int] | None = None  # how the rows look that an earlier run has left
+        if resume and path is not None and path.exists():
+            last, kept = _find_end(path)
+            if last is not None:
+                self.next_index, self._like = last["index"] + 1, _look(last)
+        super().__init__(path, encoding, "r+b" if kept else "wb")
+        if kept:
+            self._file.truncate(kept)
+            self._file.seek(kept)
 
     def write(self, index: int, embedding: Embedding) -> None:
+        row = row_of(index, embedding, self.encoding)
+        if self._like and self._like != _look(row):
+            raise EmbedserveError("the output was begun with other options: leave out --resume to start anew")
+        self._like = None
         option = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
-        self._file.write(orjson.dumps(row_of(index, embedding, self.encoding), option=option))
+        self._file.write(orjson.dumps(row, option=option))
+
+
+def _look(row: dict[str, Any]) -> tuple[list[str], int]:
+    """Columns and dimension."""
+    return list(row), len(row.get("embedding", ()))
+
+
+def _find_end(path: Path) -> tuple[dict[str, Any] | None, int]:
+    """(last whole row, bytes up to its end) of a file that a run like this one has left."""
+    last, kept = None, 0
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                last = orjson.loads(line)
+                last["index"] + 1
+            except (orjson.JSONDecodeError, KeyError, TypeError):
+                raise EmbedserveError(
+                    f"{path} is not an output of embedserve embed: give another, or leave out --resume"
+                ) from None
+            kept += len(line)
+    return last, kept
 
 
 class NpyWriter(Writer):
@@ -136,35 +201,74 @@ class NpyWriter(Writer):
         npy.write_array_header_1_0(self._file, header)
 
 
-class ParquetWriter(Writer):
-    """Columns index, embedding (list<float>), sparse_*, tokens; needs the extra ``parquet``."""
+class TableWriter(Writer):
+    """Parquet or an Arrow file: columns index, embedding (list), scale, sparse_*, tokens; needs pyarrow.
+
+    Neither format can be appended to, and one that was not finished cannot be read. So each group of rows
+    becomes a small file of its own in ``FILE.parts``, and the parts become the output at the end: what an
+    interrupted run has finished is still there to resume from.
+    """
 
     GROUP_ROWS = 4096
 
-    def __init__(self, path: Path, encoding: Encoding = "float") -> None:
+    def __init__(self, path: Path, encoding: Encoding, *, format: str, resume: bool = False) -> None:
         try:
             import pyarrow
             import pyarrow.parquet
         except ImportError:
             raise EmbedserveError(
-                "--format parquet needs pyarrow: pip install 'embedserve[parquet]'"
+                f"--format {format} needs pyarrow: pip install 'embedserve[parquet]'"
             ) from None
-        super().__init__(path, encoding)
         self._arrow = pyarrow
+        self._format = format
+        self._path = path
+        self._parts = path.with_name(path.name + ".parts")
         self._rows: list[dict[str, Any]] = []
-        self._writer: Any = None
+        if self._parts.exists() and not resume:
+            shutil.rmtree(self._parts)
+        if resume and not self._parts.exists() and path.exists():
+            raise EmbedserveError(f"{path} is finished: there is nothing to resume")
+        try:
+            self._parts.mkdir(exist_ok=True)
+        except OSError as error:
+            raise EmbedserveError(f"cannot write {path}: {error.strerror}") from None
+        if done := self._part_files():
+            last = pyarrow.parquet.read_table(done[-1], columns=["index"])
+            self.next_index = last.column("index")[-1].as_py() + 1
+        super().__init__(self._parts / ".output", encoding)
 
     def write(self, index: int, embedding: Embedding) -> None:
         self._rows.append(row_of(index, embedding, self.encoding))
         if len(self._rows) >= self.GROUP_ROWS:
-            self._flush()
+            self._write_part()
 
     def finish(self) -> None:
-        if self._rows or self._writer is None:
-            self._flush()
-        self._writer.close()
+        parts = self._part_files()
+        if self._rows or not parts:
+            self._write_part()
+            parts = self._part_files()
+        arrow = self._arrow
+        schema = arrow.parquet.read_schema(parts[0])
+        if self._format == "parquet":
+            target = arrow.parquet.ParquetWriter(self._file, schema, compression="zstd")
+        else:
+            target = arrow.ipc.new_file(self._file, schema)
+        with target:
+            for part in parts:
+                table = arrow.parquet.read_table(part)
+                if table.schema != schema:
+                    raise EmbedserveError(
+                        f"{self._parts} was written with other options: remove it, or leave out --resume"
+                    )
+                target.write_table(table)
+        self._file.flush()
+        (self._parts / ".output").replace(self._path)
+        shutil.rmtree(self._parts)
 
-    def _flush(self) -> None:
+    def _part_files(self) -> list[Path]:
+        return sorted(self._parts.glob("*.parquet"))
+
+    def _write_part(self) -> None:
         arrow = self._arrow
         columns = {name: [row[name] for row in self._rows] for name in (self._rows or [{"index": 0}])[0]}
         types = {
@@ -179,7 +283,8 @@ class ParquetWriter(Writer):
             "tokens": arrow.int64(),
         }
         table = arrow.table({name: arrow.array(values, types[name]) for name, values in columns.items()})
-        if self._writer is None:
-            self._writer = arrow.parquet.ParquetWriter(self._file, table.schema, compression="zstd")
-        self._writer.write_table(table)
+        number = self._rows[0]["index"] if self._rows else 0
+        draft = self._parts / ".draft"
+        arrow.parquet.write_table(table, draft, compression="zstd")
+        draft.replace(self._parts / f"{number:012d}.parquet")
         self._rows.clear()
