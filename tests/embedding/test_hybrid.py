@@ -31,3 +31,20 @@ def test_hybrid_adds_a_share_of_the_sparse_score():
 def test_empty_sides_score_nothing():
     assert sparse_scores([sparse(t1=1.0)], [sparse(), sparse()]).tolist() == [[0.0, 0.0]]
     assert sparse_scores([], DOCUMENTS).shape == (0, 3)
+
+
+def test_collection_scores_prefer_what_is_rare_here():
+    documents = [sparse(t1=0.5, t2=0.5), sparse(t1=0.5, t3=0.5), sparse(t1=0.5)]
+    query = [sparse(t1=0.5, t2=0.4)]
+    plain = sparse_scores(query, documents)[0]
+    aware = sparse_scores(query, documents, collection=True)[0]
+    assert aware[0] / aware[1] > 2 * plain[0] / plain[1]
+
+
+def test_long_documents_are_led_by_their_terms():
+    filler = {f"t{i}": 0.1 for i in range(1000, 1300)}
+    documents = [sparse(t5=0.3, **filler), sparse(t6=0.3, **filler)]
+    dense = np.array([[0.8, 0.6], [0.6, 0.8]], np.float32)
+    scores = hybrid_scores(dense[1:], dense, [sparse(t5=0.4)], documents)
+    assert scores[0, 0] > scores[0, 1]
+    assert hybrid_scores(dense[1:], dense, [sparse(t5=0.4)], documents, weight=0.05)[0].argmax() == 1

@@ -169,7 +169,7 @@ def e5(native_size: int, *, max_tokens: int = 512) -> Recipe:
         query="query: ",
         document="passage: ",
         unspecified="query: ",
-        instructed="query: {instruct} ",
+        instructed="query: {instruct}: ",
         positions="absolute-offset",
     )
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from embedserve.embedding.backbones.base import Floats
 from embedserve.embedding.dense import Role
-from embedserve.embedding.hybrid import SPARSE_WEIGHT, sparse_scores
+from embedserve.embedding.hybrid import hybrid_scores, sparse_scores
 from embedserve.embedding.sparse import SparseVector
 from embedserve.evaluation import metrics
 from embedserve.evaluation.bm25 import BM25
@@ -130,9 +130,10 @@ def _vector_scorers(queries: Vectors, documents: Vectors, systems: Systems) -> d
         return sparse_scores([q_sparse[i] for i in rows], [d_sparse[i] for i in columns])
 
     def both(dimension: int) -> ScoreBlock:
-        dense = cosines(dimension)
-        weight = np.float32(SPARSE_WEIGHT)
-        return lambda rows, columns: dense(rows, columns) + weight * lexical(rows, columns)
+        q, d = queries.dense[dimension], documents.dense[dimension]
+        return lambda rows, columns: hybrid_scores(
+            q[rows], d[columns], [q_sparse[i] for i in rows], [d_sparse[i] for i in columns]
+        )
 
     scorers["sparse"] = lexical
     for dimension in systems.dimensions:
