@@ -15,7 +15,7 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 def shown_default(name: str) -> str:
     """The default as a reader would type it; nothing for those that depend on the machine."""
     default = Settings.model_fields[name].default
-    if default is PydanticUndefined or default is None:
+    if default is PydanticUndefined or default is None or default in ((), {}):
         return "–"
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 

@@ -144,9 +144,15 @@ def _parse(url: str) -> URL:
 
 def _open_sqlite(target: URL | None, data_dir: Path, timeout: float, sync: Sync) -> Engine:
     if target is None:
-        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = data_dir / FILE_NAME
-        path.touch(mode=0o600)
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.touch(mode=0o600)
+        except OSError as error:
+            raise _unusable(
+                f"cannot write in the data directory {data_dir} ({error.strerror}): choose another with "
+                "--data-dir or EMBEDSERVE_DATA_DIR"
+            ) from None
         target = URL.create("sqlite", database=str(path))
     engine = sa.create_engine(target, connect_args={"timeout": timeout}, pool_timeout=timeout)
 

@@ -1,0 +1,103 @@
+"""``embedserve embed``: files of lines to files of vectors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embedserve import Embedder
+
+LINES = ["first line", "", "第三行", "  ", "last line without an end"]
+
+
+def embed(*arguments: str | Path, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "embedserve", "embed", *arguments]
+    return subprocess.run(command, capture_output=True, input=stdin, timeout=120)
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(("\ufeff" + "\r\n".join(LINES)).encode())
+    return path
+
+
+def test_json_lines_keep_the_number_of_the_line(notes: Path, embedder: Embedder) -> None:
+    done = embed(notes, "--dimension", "64", "--text-type", "document", "--output-type", "dense&sparse")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["index"] for row in rows] == [0, 2, 4]
+    mine = embedder.embed(
+        [LINES[0], LINES[2], LINES[4]], dimension=64, text_type="document", output_type="dense&sparse"
+    )
+    assert np.array_equal(np.array([row["embedding"] for row in rows], np.float32), mine.dense)
+    assert [row["sparse_tokens"] for row in rows] == [list(sparse.tokens) for sparse in mine.sparse]
+    assert sum(row["tokens"] for row in rows) == mine.tokens
+
+
+def test_standard_input(embedder: Embedder) -> None:
+    done = embed("-", "--dimension", "64", stdin=b"one\ntwo\n")
+    rows = [json.loads(line)["embedding"] for line in done.stdout.splitlines()]
+    assert np.array_equal(np.array(rows, np.float32), embedder.embed(["one", "two"], dimension=64).dense)
+
+
+def test_an_npy_matrix(tmp_path: Path, embedder: Embedder) -> None:
+    texts = [f"line {n}" for n in range(300)]
+    source, target = tmp_path / "lines.txt", tmp_path / "lines.npy"
+    source.write_text("\n".join(texts))
+    done = embed(source, "--format", "npy", "--output", target, "--dimension", "128")
+    assert done.returncode == 0, done.stderr
+    matrix = np.load(target)
+    assert (matrix.shape, matrix.dtype) == ((300, 128), np.float32)
+    assert np.array_equal(matrix[:5], embedder.embed(texts[:5], dimension=128).dense)
+
+
+def test_parquet(notes: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    target = tmp_path / "notes.parquet"
+    done = embed(notes, "--format", "parquet", "-o", target, "--output-type", "dense&sparse")
+    assert done.returncode == 0, done.stderr
+    table = parquet.read_table(target)
+    assert table.column("index").to_pylist() == [0, 2, 4]
+    assert {len(row) for row in table.column("embedding").to_pylist()} == {1024}
+    assert table.column("sparse_tokens").to_pylist()[0]
+
+
+def test_nothing_in_nothing_out(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.touch()
+    done = embed(empty)
+    assert (done.returncode, done.stdout) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "words"),
+    [
+        (b"fine\n\xff\xfe bad\n", (), "line 2 is not UTF-8"),
+        (b"one\n\ntwo\n", ("--format", "npy", "-o", "out.npy"), "line 2 is blank"),
+        (b"one\n", ("--format", "npy"), "add --output FILE.npy"),
+        (b"one\n", ("--format", "npy", "--output-type", "sparse", "-o", "out.npy"), "dense vectors only"),
+        (b"word " * 9000, (), "Range of input length should be [1, 8192]"),
+        (b"one\n", ("--recipe", "magic"), "recipe is 'magic'"),
+        (b"one\n", ("-o", "no/such/folder/out.jsonl"), "cannot write"),
+        (None, (), "cannot read"),
+    ],
+    ids=["bad bytes", "blank in npy", "npy to stdout", "sparse npy", "too long", "recipe", "output", "input"],
+)
+def test_a_refusal_is_one_line(
+    content: bytes | None, arguments: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
+    source = tmp_path / "lines.txt"
+    if content is not None:
+        source.write_bytes(content)
+    places = tuple(str(tmp_path / word) if word.startswith("out.") else word for word in arguments)
+    done = embed(source, *places)
+    told = done.stderr.decode().strip().splitlines()
+    assert done.returncode == 2
+    assert words in told[-1]
+    assert "Traceback" not in done.stderr.decode()
