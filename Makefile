@@ -24,8 +24,8 @@ $(VENV)/.run: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e .
 	touch $@
 
-$(VENV)/.test: pyproject.toml tests/compat/node/package.json | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
+$(VENV)/.test: pyproject.toml constraints.txt tests/compat/node/package.json | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,eval]'
 	command -v npm >/dev/null && npm install --silent --no-package-lock --prefix tests/compat/node || echo "no npm: the Node tests will be skipped"
 	touch $@ $(VENV)/.run
 
