@@ -300,7 +300,7 @@ class Qwen3Backbone(TorchBackbone):
             x = layer.out(attend(q, k, v, index).reshape(rows, q_width), plus=x)
             h = norm(x, (shape.hidden,), layer.before_mlp, shape.eps)
             gate, up = layer.gate_up(h).split(shape.ffn, dim=1)
-            x = layer.down(silu(gate) * up, plus=x)
+            x = layer.down(swiglu(gate, up), plus=x)
         states: Tensor = norm(x, (shape.hidden,), self._last_norm, shape.eps)
         return states
 
@@ -364,12 +364,15 @@ class Qwen3Backbone(TorchBackbone):
         return attend
 
 
-def silu(x: Tensor) -> Tensor:
-    """x * sigmoid(x), from steps whose bits do not depend on where in a buffer a value lies.
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """gate * sigmoid(gate) * up, from steps whose bits do not depend on where in a buffer a value lies.
 
     The framework's own silu computes the last few values of each thread's share by other code.
     """
-    return x / (1 + (-x).exp())
+    out = gate.neg()
+    out.exp_().add_(1)
+    import_torch().div(gate, out, out=out)
+    return out.mul_(up)
 
 
 def find_prefix(tokenize: Callable[[str], Any]) -> tuple[int, int]:

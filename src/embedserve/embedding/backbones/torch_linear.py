@@ -88,8 +88,8 @@ class Int8Linear:
         out = x.new_empty(len(x), self._weight.shape[1])
         for at in range(0, len(x), BLOCK):
             block = x[at : at + BLOCK]
-            low, high = torch.aminmax(block, dim=1, keepdim=True)
-            scale = torch.maximum(high, -low).float().clamp_min(1e-12) / 127
+            largest = torch.maximum(block.amax(1, keepdim=True), -block.amin(1, keepdim=True))
+            scale = largest.float().clamp_min(1e-12) / 127
             quantised = (block / scale).round_().to(torch.int8)
             product = torch._int_mm(quantised, self._weight).float().mul_(scale).mul_(self._scale)
             out[at : at + BLOCK] = product if self._bias is None else product.add_(self._bias)

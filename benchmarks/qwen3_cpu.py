@@ -1,0 +1,118 @@
+"""Qwen3-Embedding-0.6B's shape on this CPU, beside transformers: tokens a second, memory, cosine to fp32.
+
+    python benchmarks/qwen3_cpu.py [--shape 0.6B] [--rounds 3] [--only fp32,int8]
+
+Random weights in the hub's format: figures are of speed and of arithmetic, not of quality. Each runtime runs
+in a process of its own; rounds are interleaved; CPU time over all threads beside wall time, because the
+machine may be shared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+from qwen3_shapes import SHAPES, cosine, draw_windows, write_checkpoint
+
+LOADS = {"query of 16": [16], "10 x 128": [128] * 10, "mix 8..512": [8, 16, 24, 48, 96, 180, 300, 512]}
+RUNTIMES = ("transformers-fp32", "transformers-bf16", "fp32", "bf16", "int8")
+
+
+def open_runtime(name: str, folder: Path):
+    """A function from windows to (n, hidden) pooled states."""
+    import torch
+
+    if name.startswith("transformers"):
+        from transformers import Qwen3Model
+
+        dtype = torch.bfloat16 if name.endswith("bf16") else torch.float32
+        model = Qwen3Model.from_pretrained(folder, dtype=dtype).eval()
+
+        def encode(windows):
+            longest = max(len(window.ids) for window in windows)
+            ids = torch.zeros(len(windows), longest, dtype=torch.long)
+            mask = torch.zeros_like(ids)
+            for row, window in enumerate(windows):
+                ids[row, : len(window.ids)] = torch.from_numpy(window.ids.astype(np.int64))
+                mask[row, : len(window.ids)] = 1
+            with torch.inference_mode():
+                states = model(input_ids=ids, attention_mask=mask).last_hidden_state
+            rows = [states[row, len(window.ids) - 1] for row, window in enumerate(windows)]
+            return torch.stack(rows).float().numpy()
+
+        return encode
+    from embedserve.embedding.backbones.qwen3 import Qwen3Backbone
+    from embedserve.embedding.backbones.torch_packing import Runtime
+    from embedserve.embedding.checkpoint import Checkpoint
+
+    return Qwen3Backbone(Checkpoint(folder), Runtime("cpu", name)).encode
+
+
+def measure(name: str, folder: Path, out: Path) -> None:
+    encode = open_runtime(name, folder)
+    told: dict[str, object] = {"runtime": name}
+    rows = []
+    for load, lengths in LOADS.items():
+        windows = draw_windows(lengths)
+        encode(draw_windows([16]))
+        wall, cpu = time.perf_counter(), time.process_time()
+        rows.append(encode(windows))
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        told[load] = [sum(lengths) / wall, sum(lengths) / cpu]
+    told["rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    np.save(out, np.concatenate(rows))
+    print(json.dumps(told))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", default="0.6B", choices=SHAPES)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default=",".join(RUNTIMES))
+    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        name, folder, out = options.measure
+        measure(name, Path(folder), Path(out))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = write_checkpoint(Path(temporary) / "model", SHAPES[options.shape])
+        best: dict[str, dict[str, list[float]]] = {}
+        memory: dict[str, float] = {}
+        names = options.only.split(",")
+        for _ in range(options.rounds):
+            for name in names:
+                out = Path(temporary) / f"{name}.npy"
+                command = [sys.executable, __file__, "--measure", name, str(folder), str(out)]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                told = json.loads(done.stdout)
+                memory[name] = told["rss"]
+                for load in LOADS:
+                    kept = best.setdefault(name, {}).setdefault(load, [0.0, 0.0])
+                    best[name][load] = [max(pair) for pair in zip(kept, told[load], strict=True)]
+        reference = np.load(Path(temporary) / f"{names[0]}.npy")
+        import torch
+
+        print(
+            f"Qwen3 {options.shape}, random weights; {torch.get_num_threads()} threads; best of {options.rounds}"
+        )
+        print("tokens/s of wall time (in brackets: per second of CPU time over all threads)\n")
+        print("| runtime | " + " | ".join(LOADS) + f" | peak RSS MiB | worst cosine to {names[0]} |")
+        print("|---" * (len(LOADS) + 3) + "|")
+        for name in names:
+            cells = [f"{wall:,.0f} ({cpu:,.0f})" for wall, cpu in (best[name][load] for load in LOADS)]
+            worst = cosine(np.load(Path(temporary) / f"{name}.npy"), reference)
+            print(f"| {name} | " + " | ".join(cells) + f" | {memory[name]:,.0f} | {worst:.5f} |")
+
+
+if __name__ == "__main__":
+    main()
