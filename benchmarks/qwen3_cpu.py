@@ -102,9 +102,8 @@ def main() -> None:
         reference = np.load(Path(temporary) / f"{names[0]}.npy")
         import torch
 
-        print(
-            f"Qwen3 {options.shape}, random weights; {torch.get_num_threads()} threads; best of {options.rounds}"
-        )
+        threads = torch.get_num_threads()
+        print(f"Qwen3 {options.shape}, random weights; {threads} threads; best of {options.rounds}")
         print("tokens/s of wall time (in brackets: per second of CPU time over all threads)\n")
         print("| runtime | " + " | ".join(LOADS) + f" | peak RSS MiB | worst cosine to {names[0]} |")
         print("|---" * (len(LOADS) + 3) + "|")

@@ -1,4 +1,7 @@
-"""Qwen3-Embedding's published shapes with random weights, for speed: the arithmetic does not care."""
+"""Qwen3-Embedding's published shapes with random weights, for speed: the arithmetic does not care.
+
+python benchmarks/qwen3_shapes.py    prints the memory that each takes in each arithmetic
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,7 @@ SHAPES = {
     "4B": Shape(2560, 9728, 36, 32),
     "8B": Shape(4096, 12288, 36, 32),
 }
+REAL_VOCABULARY = 151_669
 VOCABULARY = 4096
 """Instead of 151,669: looking a row up costs the same, and the file is smaller."""
 
@@ -117,3 +121,20 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     """The worst over the rows."""
     unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (a, b)]
     return float((unit[0] * unit[1]).sum(axis=1).min())
+
+
+def main() -> None:
+    """Weights in memory: int8 keeps the word table and the norms in fp32 (CPU)."""
+    print("| shape | parameters | fp32 | bf16 | int8 on the CPU | work a token |")
+    print("|---|---|---|---|---|---|")
+    for name, shape in SHAPES.items():
+        linear, table = shape.linear_flops // 2, REAL_VOCABULARY * shape.hidden_size
+        whole = linear + table
+        sizes = [4 * whole, 2 * whole, linear + 4 * table]
+        cells = [f"{size / 2**30:.1f} GiB" for size in sizes]
+        work = f"{shape.linear_flops / 1e9:.2f} GFLOP"
+        print(f"| {name} | {whole / 1e9:.2f} B | " + " | ".join(cells) + f" | {work} |")
+
+
+if __name__ == "__main__":
+    main()
