@@ -14,6 +14,7 @@ from tests.embedding.checkpoints import write_encoder, write_qwen3
 from embedserve.embedding.backbones.bundled import open_bundled
 from embedserve.embedding.backbones.torch_packing import Runtime
 from embedserve.embedding.checkpoint import Checkpoint
+from embedserve.embedding.models import load
 from embedserve.embedding.models.detection import OWN_RECIPE, detect_recipe
 from embedserve.embedding.models.hub_embedder import PublishedEmbedder
 from embedserve.embedding.models.opening import Shared, open_model, predict_bytes, read_table, verify
@@ -190,6 +191,30 @@ def test_a_folder_that_says_nothing_or_contradicts_is_refused(tmp_path: Path) ->
     (folder / OWN_RECIPE).write_text('{"name": "x", "poling": "mean"}')
     with pytest.raises(ModelLoadError, match="poling"):
         detect_recipe(Checkpoint(folder), "some-model")
+
+
+def test_int8_encoders_run_in_the_native_engine(tmp_path: Path, shared: Shared) -> None:
+    folder = write_encoder(tmp_path / "e5-tiny", hidden_size=128, intermediate_size=256)
+    store = ModelStore(tmp_path)
+    full = open_model(str(folder), store, shared, CPU)
+    small = open_model(str(folder), store, shared, Runtime("cpu", "int8"))
+    texts = ["what is the capital of China?", "gravity"]
+    close = full.embed(texts).dense * small.embed(texts).dense
+    assert close.sum(axis=1).min() > 0.999
+    assert small.backbone.name.startswith(("native", "encoder-torch-cpu-int8"))
+    assert small.recipe.describe()["fingerprint"] != full.recipe.describe()["fingerprint"]
+
+
+def test_a_program_opens_a_model_by_itself(store: ModelStore, qwen: PublishedEmbedder) -> None:
+    own = load("me/tiny-qwen", data_dir=_data_dir(store), device="cpu", precision="fp32")
+    assert own.embed("gravity").dense.tobytes() == qwen.embed("gravity").dense.tobytes()
+
+
+def _data_dir(store: ModelStore) -> Path:
+    link = store.root.parent / "models"
+    if not link.exists():
+        link.symlink_to(store.root, target_is_directory=True)
+    return link.parent
 
 
 def test_verify_tells_what_it_proved(store: ModelStore, shared: Shared) -> None:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedserve.embedding.backbones.base import Backbone
+from embedserve.embedding.backbones.bundled import open_bundled
 from embedserve.embedding.backbones.encoder import FAMILIES, SPARSE_HEAD, EncoderBackbone
 from embedserve.embedding.backbones.native import NativeUnavailable
 from embedserve.embedding.backbones.native_encoder import open_native
 from embedserve.embedding.backbones.qwen3 import Qwen3Backbone, find_prefix
 from embedserve.embedding.backbones.remote import RemoteBackbone
-from embedserve.embedding.backbones.torch_packing import Runtime, sees_cuda
+from embedserve.embedding.backbones.torch_packing import Precision, Runtime, sees_cuda
 from embedserve.embedding.checkpoint import Checkpoint
 from embedserve.embedding.hub_tokenizer import HubTokenizer
 from embedserve.embedding.models.detection import detect_recipe, name_recipe
@@ -25,6 +26,7 @@ from embedserve.embedding.models.store import ModelStore
 from embedserve.embedding.sparse import LexicalWeights
 from embedserve.embedding.tokenizer import Tokenizer
 from embedserve.errors import ModelLoadError
+from embedserve.settings import default_data_dir
 
 REMOTE_KEY = "EMBEDSERVE_REMOTE_API_KEY"
 TABLE = "models.toml"
@@ -105,6 +107,30 @@ def open_model(
         embedder.close()
         raise
     return embedder
+
+
+def load(
+    reference: str,
+    *,
+    data_dir: Path | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+) -> PublishedEmbedder:
+    """A model for a program of your own: ``load("Qwen/Qwen3-Embedding-0.6B").embed(["text"])``.
+
+    Args:
+        reference: as in :func:`open_model`.
+        data_dir: where models were pulled to; the user's data folder when omitted.
+        device, precision: see :class:`~embedserve.embedding.backbones.torch_packing.Runtime`.
+
+    Raises:
+        ModelLoadError: as :func:`open_model`.
+    """
+    bundled, tokenizer = open_bundled()
+    bundled.close()
+    store = ModelStore((data_dir or default_data_dir()) / "models")
+    shared = Shared(tokenizer, LexicalWeights(tokenizer))
+    return open_model(reference, store, shared, Runtime(device, precision))
 
 
 def _open_encoder(checkpoint: Checkpoint, runtime: Runtime, tokenizer: HubTokenizer) -> Backbone:
