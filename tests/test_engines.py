@@ -188,5 +188,7 @@ def test_a_server_with_models_of_three_kinds(tmp_path: Path) -> None:
         told = client.get(f"{server.url}/compatible-mode/v1/models/text-embedding-v4").json()["embedserve"]
         assert told["state"] == "loaded"
         assert told["recipe"]["end_token"] == "<|endoftext|>"
-        assert len(told["recipe"]["fingerprint"]) == 16
+        assert len(told["fingerprint"]) == 16
+        plain = client.get(f"{server.url}/compatible-mode/v1/models/text-embedding-v1").json()["embedserve"]
+        assert plain["fingerprint"] != told["fingerprint"]
         assert json.dumps(told)

@@ -149,6 +149,7 @@ class Engines:
             "native_dimension": engine.embedder.native_dimension,
             "model": engine.embedder.model.describe(),
             "recipe": engine.embedder.recipe.describe(),
+            "fingerprint": engine.embedder.fingerprint,
         }
         return {"served_from": place.reference, "state": "loaded", **told} if place else told
 

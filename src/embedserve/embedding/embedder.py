@@ -11,6 +11,7 @@ Each text is finished from its own windows only: neighbours cannot change a vect
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +26,7 @@ from embedserve.embedding.dense import DenseRecipe, Role, open_recipe
 from embedserve.embedding.recipes import Recipe, e5
 from embedserve.embedding.sparse import LexicalWeights, SparseVector, Terms
 from embedserve.embedding.tokenizer import WORD_START, Tokenizer
+from embedserve.embedding.weights import SHA256
 from embedserve.embedding.windows import cut_windows
 from embedserve.errors import bad_length, invalid_input
 
@@ -174,6 +176,12 @@ class Embedder:
     def native_dimension(self) -> int:
         """Size of the network's own vectors."""
         return self.backbone.hidden_size
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that change whenever a vector could: weights, recipe, arithmetic."""
+        recipe = json.dumps(self.recipe.describe(), sort_keys=True, default=str)
+        return self.model.fingerprint(SHA256, recipe, self.backbone.name)
 
     def choose_dimension(self, chosen: int, *, asked: bool) -> int:
         """The dimension to answer with: ``chosen`` by the catalogue, on the caller's word or by default."""

@@ -62,11 +62,15 @@ class PublishedEmbedder(Embedder):
         self.backbone = backbone
         self.model = model
         self.lexical = lexical
-        self.recipe = PublishedRecipe(model, fingerprint)
+        self.recipe: PublishedRecipe = PublishedRecipe(model, fingerprint)
 
     @property
     def native_dimension(self) -> int:
         return self.model.native_size
+
+    @property
+    def fingerprint(self) -> str:
+        return self.recipe.fingerprint
 
     def choose_dimension(self, chosen: int, *, asked: bool) -> int:
         """A caller's own word stands or is refused; the catalogue's default gives way to the model's."""
