@@ -81,15 +81,23 @@ class EmbeddingService:
     @classmethod
     def open(cls, settings: Settings) -> EmbeddingService:
         """Load the model and the accounts. Raises ModelLoadError when the weights are not usable."""
-        embedder = Embedder(
-            recipe=settings.recipe, isa=settings.isa, threads=settings.threads, weights=settings.weights
-        )
+        # Side by side: checking and packing the weights leaves the interpreter free for the database.
+        with ThreadPoolExecutor(1) as side:
+            loading = side.submit(
+                Embedder,
+                recipe=settings.recipe,
+                isa=settings.isa,
+                threads=settings.threads,
+                weights=settings.weights,
+            )
+            accounts = Accounts.open(settings)
+            embedder = loading.result()
         scheduler = Scheduler(
             embedder.backbone,
             memory_limit=settings.memory_limit_mb * 2**20,
             cache_bytes=settings.cache_mb * 2**20,
         )
-        return cls(settings, Accounts.open(settings), Engine(embedder, scheduler))
+        return cls(settings, accounts, Engine(embedder, scheduler))
 
     async def start(self) -> None:
         await self.accounts.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,16 +54,19 @@ def read_models(options: list[str]) -> dict[str, str]:
 
 def run(settings: Settings) -> None:
     """Load the model and answer until SIGTERM or Ctrl-C; what was accepted by then is answered first."""
-    import uvicorn
-
-    from embedserve.http.app import create_app
     from embedserve.service import EmbeddingService
 
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     listener = listen(settings.host, settings.port)
-    service = EmbeddingService.open(settings)
+    with ThreadPoolExecutor(1) as side:  # the model loads while the HTTP side is imported
+        opening = side.submit(EmbeddingService.open, settings)
+        import uvicorn
+
+        from embedserve.http.app import create_app
+
+        service = opening.result()
     host, port = listener.getsockname()[:2]
     greet(f"http://{f'[{host}]' if ':' in host else host}:{port}", service)
     uvicorn.Server(
