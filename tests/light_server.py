@@ -71,10 +71,10 @@ def die_at(point: str, count: int) -> None:
 
     commit: Callable[..., None] = Ledger._commit
 
-    def commit_and_tell(self: Ledger, *arguments: Any) -> None:
+    def commit_and_tell(self: Ledger, *arguments: Any, **named: Any) -> None:
         tell = self._tell
         self._tell = lambda *told: (reach("after-commit"), tell(*told))[1]  # type: ignore[method-assign]
-        commit(self, *arguments)
+        commit(self, *arguments, **named)
         self._tell = tell  # type: ignore[method-assign]
 
     Ledger._commit = commit_and_tell  # type: ignore[method-assign]

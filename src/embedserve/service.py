@@ -13,7 +13,7 @@ import numpy as np
 
 from embedserve.accounts.accounts import Accounts, Reservation
 from embedserve.accounts.caller import Caller
-from embedserve.accounts.ledger import Door
+from embedserve.accounts.charges import Door
 from embedserve.catalogue import ModelCard, find_model
 from embedserve.embedding.dense import Role
 from embedserve.embedding.embedder import Embedder, Embedding, Options, OutputType, Prepared, Truncate

@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from embedserve.accounts.ledger import Charge, Ledger, reverse_charges, write_charges
+from embedserve.accounts.charges import Charge, reverse_charges, write_charges
+from embedserve.accounts.ledger import Ledger
 from embedserve.errors import EmbedserveError
 from embedserve.storage.database import Database
 from embedserve.storage.tables import free_quota, usage_daily, usage_requests

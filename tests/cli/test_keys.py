@@ -47,7 +47,7 @@ def test_refusals_are_one_line(tmp_path: Path, arguments: tuple[str, ...], words
 
 
 def test_usage_on_the_command_line(tmp_path: Path) -> None:
-    from embedserve.accounts.ledger import Charge, write_charges
+    from embedserve.accounts.charges import Charge, write_charges
     from embedserve.storage.database import Database
 
     database = Database.open(tmp_path)

@@ -121,7 +121,7 @@ def test_a_server_that_is_asked_to_end_answers_and_bills_what_it_accepted(tmp_pa
         async with httpx.AsyncClient(timeout=30, headers=headers) as client:
             body = {"model": "text-embedding-v4", "input": "one two three"}
             asked = [asyncio.create_task(client.post(server.embeddings, json=body)) for _ in range(20)]
-            await asyncio.sleep(0.3)
+            await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
             server.process.terminate()
             return [
                 r

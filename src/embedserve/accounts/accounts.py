@@ -13,9 +13,10 @@ from typing import Self
 from sqlalchemy.exc import SQLAlchemyError
 
 from embedserve.accounts.caller import Caller
+from embedserve.accounts.charges import Charge, Door
 from embedserve.accounts.errors import model_denied, too_many_requests, too_many_tokens
 from embedserve.accounts.keys import ANY_WORKSPACE, KeyRecord, KeyStore, KeyView
-from embedserve.accounts.ledger import Charge, Door, Ledger
+from embedserve.accounts.ledger import Ledger
 from embedserve.accounts.limits import Demand, Limiter, MemoryLimiter, Refusal, Ticket, demand
 from embedserve.accounts.plan import Limits, Plan, RateLimit
 from embedserve.accounts.spending import Spending
@@ -61,7 +62,13 @@ class Accounts:
         self.plan = plan
         self.keys = KeyStore(database)
         self.spending = Spending(plan)
-        self.ledger = Ledger(database, timeout=database.timeout, keep_days=keep_days, on_commit=self.count)
+        self.ledger = Ledger(
+            database,
+            timeout=database.timeout,
+            keep_days=keep_days,
+            on_commit=self.count,
+            step=self.spending.step,
+        )
         self.new_secret: str | None = None
         """A key made just now; printed once, not kept."""
         self.totals: dict[tuple[str, str, str, str], list[int]] = {}
@@ -161,7 +168,7 @@ class Accounts:
             raise model_denied()
         reservation = Reservation(caller, model, tokens, request_id, door)
         if caller.budget is not None or self.plan.free_quota.only:
-            self.spending.hold(caller.key_id, caller.budget, model, tokens, door)
+            self.spending.hold(request_id, caller.key_id, caller.budget, model, tokens, door)
             reservation.held = True
         limited = self._limits_everyone or caller.rpm is not None or caller.tpm is not None
         if limited and door == "sync" and (demands := self._demands(caller, model, tokens)):
@@ -255,7 +262,7 @@ class Accounts:
             # The stamp first, the keys after: a change in between is seen again at the next look.
             self._view.replace(self.keys.list(), version)
         if self._view.budgeted or self.plan.free_quota.only:
-            with self.database.read() as connection:
+            with self.spending.step, self.database.read() as connection:
                 self.spending.refresh(connection, self._view.budgeted)
 
     def _watch(self) -> None:
@@ -288,11 +295,10 @@ class Accounts:
     def _let_go(self, reservation: Reservation) -> None:
         if reservation.held:
             reservation.held = False
-            caller, r = reservation.caller, reservation
-            self.spending.let_go(caller.key_id, caller.budget, r.model, r.tokens, r.door)
+            self.spending.let_go(reservation.request_id)
 
     def count(self, charges: Sequence[Charge]) -> None:
-        """Note what was just committed, by the ledger's thread or by a job."""
+        """Note what was just committed; the caller holds ``spending.step`` since before the commit."""
         self.spending.add(charges)
         for c in charges:
             total = self.totals.setdefault((c.key_id, c.workspace, c.model, c.door), [0, 0])

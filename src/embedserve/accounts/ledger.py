@@ -1,8 +1,7 @@
 """The ledger: every answered request's tokens, once.
 
-:func:`write_charges` and :func:`reverse_charges` work inside the caller's transaction; batch jobs use them to
-bill and to checkpoint in one step. :class:`Ledger` gathers the charges of concurrent requests and commits
-them as a group: one wait for the disk serves everybody who waits.
+:class:`Ledger` gathers the charges of concurrent requests and commits them as a group: one transaction serves
+everybody who waits. What a charge is and how it is written: :mod:`embedserve.accounts.charges`.
 """
 
 from __future__ import annotations
@@ -13,127 +12,29 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
-from functools import cache
-from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from embedserve.accounts.charges import (
+    Charge,
+    SeenBeforeError,
+    begin_free_quota,
+    reverse_charges,
+    write_charges,
+    write_fresh_charges,
+)
 from embedserve.accounts.errors import ledger_unavailable
-from embedserve.storage.database import Database, upsert
-from embedserve.storage.tables import free_quota, usage_daily, usage_requests
+from embedserve.storage.database import Database
+from embedserve.storage.tables import usage_requests
 
 log = logging.getLogger("embedserve.accounts")
 
-Door = Literal["sync", "batch"]
-
-DAY_KEY = ("day", "key_id", "workspace", "model", "door")
-
 GROUP = 512
 """Most charges in one commit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Charge:
-    """One answered request. ``request_id`` is unique: a charge that is written twice counts once.
-
-    Attributes:
-        at: seconds since 1970; its day in UTC is the day of the ledger.
-    """
-
-    request_id: str
-    key_id: str
-    workspace: str
-    model: str
-    tokens: int
-    door: Door = "sync"
-    at: float = field(default_factory=time.time)
-
-    @property
-    def day(self) -> date:
-        return datetime.fromtimestamp(self.at, UTC).date()
-
-
-def write_charges(connection: sa.Connection, charges: Iterable[Charge]) -> list[Charge]:
-    """Write charges in the caller's write transaction; those that were new."""
-    # In one order everywhere, so that two nodes can never wait for one another.
-    ordered = sorted({charge.request_id: charge for charge in charges}.values(), key=lambda c: c.request_id)
-    if not ordered:
-        return []
-    dialect = connection.dialect.name
-    rows = connection.execute(
-        _insert_requests(dialect),
-        [
-            {
-                "request_id": c.request_id,
-                "at": c.at,
-                "day": c.day,
-                "key_id": c.key_id,
-                "workspace": c.workspace,
-                "model": c.model,
-                "door": c.door,
-                "tokens": c.tokens,
-            }
-            for c in ordered
-        ],
-    )
-    written = set(rows.scalars())
-    new = [charge for charge in ordered if charge.request_id in written]
-    _add_to_days(connection, [(c.day, c.key_id, c.workspace, c.model, c.door, 1, c.tokens) for c in new])
-    return new
-
-
-def reverse_charges(connection: sa.Connection, request_ids: Iterable[str]) -> None:
-    """Take back charges whose replies were never sent; unknown ids are no error."""
-    columns = usage_requests.c
-    rows = connection.execute(
-        sa.delete(usage_requests)
-        .where(columns.request_id.in_(list(request_ids)))
-        .returning(
-            columns.day, columns.key_id, columns.workspace, columns.model, columns.door, columns.tokens
-        )
-    ).all()
-    _add_to_days(connection, [(*row[:5], -1, -row[5]) for row in rows])
-
-
-@cache
-def _insert_requests(dialect: str) -> Any:
-    insert = upsert(dialect, usage_requests).on_conflict_do_nothing(index_elements=["request_id"])
-    return insert.returning(usage_requests.c.request_id)
-
-
-@cache
-def _raise_days(dialect: str) -> Any:
-    insert = upsert(dialect, usage_daily)
-    return insert.on_conflict_do_update(
-        index_elements=DAY_KEY,
-        set_={
-            "requests": usage_daily.c.requests + insert.excluded.requests,
-            "tokens": usage_daily.c.tokens + insert.excluded.tokens,
-        },
-    )
-
-
-def _add_to_days(
-    connection: sa.Connection, entries: Sequence[tuple[date, str, str, str, str, int, int]]
-) -> None:
-    sums: dict[tuple[date, str, str, str, str], list[int]] = {}
-    for *key, requests, tokens in entries:
-        total = sums.setdefault(tuple(key), [0, 0])  # type: ignore[arg-type]
-        total[0] += requests
-        total[1] += tokens
-    if not sums:
-        return
-    connection.execute(
-        _raise_days(connection.dialect.name),
-        [
-            dict(zip(DAY_KEY, key, strict=True)) | {"requests": sums[key][0], "tokens": sums[key][1]}
-            for key in sorted(sums)
-        ],
-    )
+FIRST_PAUSE = 0.02
+"""Seconds before a commit is tried again; then twice as long, up to a second."""
 
 
 class _Entry:
@@ -156,6 +57,7 @@ class Ledger:
         timeout: seconds after which a request stops waiting; its charge is then taken back.
         keep_days: how long the rows of single requests are kept; the sums by day stay for good.
         on_commit: told of every group of new charges, in the writer's thread.
+        step: held from before a commit until ``on_commit`` was told of it.
     """
 
     def __init__(
@@ -165,11 +67,13 @@ class Ledger:
         timeout: float = 5.0,
         keep_days: float = 7,
         on_commit: Callable[[Sequence[Charge]], None] | None = None,
+        step: threading.Lock | None = None,
     ) -> None:
         self.database = database
         self.timeout = timeout
         self.keep_days = keep_days
         self._on_commit = on_commit
+        self._step = step or threading.Lock()
         self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._verdict = threading.Lock()  # between "it is on the disk" and "nobody waits any more"
         self._doubtful: set[str] = set()  # withdrawn, but an attempt to commit may have got through
@@ -222,14 +126,14 @@ class Ledger:
     def _write(self, group: list[_Entry]) -> None:
         """Commit a group; again and again as long as somebody waits for it."""
         waiting = [entry for entry in group if not entry.withdrawn]
-        pause = 0.02
+        pause = FIRST_PAUSE
         while waiting or self._doubtful:
             try:
-                self._commit(waiting)
+                self._commit(waiting, retried=pause > FIRST_PAUSE)
                 return
             except (OperationalError, InterfaceError, PoolTimeout) as error:
                 # Nobody knows whether it was committed. Trying again is safe: ids are unique.
-                if pause == 0.02:
+                if pause == FIRST_PAUSE:
                     log.warning("the ledger cannot be written (%s): trying again", type(error).__name__)
             except Exception as error:
                 log.exception("a group of the ledger was refused")
@@ -264,27 +168,41 @@ class Ledger:
                 return group, True
         return group, False
 
-    def _commit(self, entries: Sequence[_Entry]) -> None:
+    def _commit(self, entries: Sequence[_Entry], retried: bool) -> None:
         charges = [entry.charge for entry in entries]
         doubtful = self._doubtful
         fresh = {c.model: c.at for c in charges if c.door == "sync" and c.model not in self._begun_models}
+        with self._step:
+            try:
+                new = self._transact(charges, doubtful, fresh, seen=bool(doubtful) or retried)
+            except SeenBeforeError:
+                new = self._transact(charges, doubtful, fresh, seen=True)
+            self._begun_models |= set(fresh)
+            with self._verdict:
+                for entry in entries:
+                    entry.durable = not entry.withdrawn
+                self._doubtful = {entry.charge.request_id for entry in entries if entry.withdrawn}
+            if self._on_commit and new:
+                self._on_commit([c for c in new if c.request_id not in self._doubtful])
+        self._tell([entry for entry in entries if entry.durable], None)
+
+    def _transact(
+        self, charges: Sequence[Charge], doubtful: Iterable[str], fresh: dict[str, float], *, seen: bool
+    ) -> Sequence[Charge]:
+        """One transaction; the charges that were new. ``seen``: some may have been written before."""
+        new: Sequence[Charge] = charges
         with self.database.write() as connection:
             if doubtful:
                 reverse_charges(connection, doubtful)
-            new = write_charges(connection, charges)
+            if seen:
+                new = write_charges(connection, charges)
+            elif charges:
+                write_fresh_charges(connection, charges)
             if fresh:
                 begin_free_quota(connection, fresh)
             if time.monotonic() - self._pruned_at > 60:
                 self._prune(connection)
-        self._doubtful = set()
-        self._begun_models |= set(fresh)
-        with self._verdict:
-            for entry in entries:
-                entry.durable = not entry.withdrawn
-            self._doubtful = {entry.charge.request_id for entry in entries if entry.withdrawn}
-        if self._on_commit and new:
-            self._on_commit([c for c in new if c.request_id not in self._doubtful])
-        self._tell([entry for entry in entries if entry.durable], None)
+        return new
 
     def _prune(self, connection: sa.Connection) -> None:
         """Drop a slice of old request rows: a bounded piece of work now and then, never one long delete."""
@@ -316,9 +234,3 @@ def _resolve(futures: Iterable[asyncio.Future[None]], error: Exception | None) -
             future.set_result(None)
         else:
             future.set_exception(error)
-
-
-def begin_free_quota(connection: sa.Connection, first_used: dict[str, float]) -> None:
-    """Note when models were first used; the first note stays."""
-    insert = upsert(connection.dialect.name, free_quota).on_conflict_do_nothing(index_elements=["model"])
-    connection.execute(insert, [{"model": m, "first_used_at": first_used[m]} for m in sorted(first_used)])

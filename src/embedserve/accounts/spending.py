@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import sqlalchemy as sa
 
+from embedserve.accounts.charges import Charge
 from embedserve.accounts.errors import arrearage, free_tier_exhausted
-from embedserve.accounts.ledger import Charge
 from embedserve.accounts.plan import Plan
 from embedserve.storage.tables import free_quota, usage_daily
 
@@ -24,15 +24,21 @@ class Spending:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self.step = threading.Lock()
+        """Held from before a commit until ``add`` was told of it, and while ``refresh`` reads: what it reads
+        and what was added are then the same commits."""
         self._lock = threading.Lock()
         self._keys: dict[str, float] = {}  # key -> cost
         self._models: dict[str, int] = {}  # model -> tokens through the sync door
         self._begun: dict[str, float] = {}  # model -> when its free tokens began
+        self._held: dict[str, tuple[str, float, str, int]] = {}  # request -> key, cost, model, free tokens
         self._held_keys: dict[str, float] = {}
         self._held_models: dict[str, int] = {}
 
-    def hold(self, key_id: str, budget: float | None, model: str, tokens: int, door: str) -> None:
-        """Set the cost of work aside.
+    def hold(
+        self, request_id: str, key_id: str, budget: float | None, model: str, tokens: int, door: str
+    ) -> None:
+        """Set the cost of work aside, until it is committed or let go.
 
         Raises:
             EmbedserveError: 400 Arrearage, or 403 AllocationQuota.FreeTierOnly.
@@ -50,28 +56,29 @@ class Spending:
                 ended = time.time() > self._begun.get(model, time.time()) + self.plan.free_quota.days * 86400
                 if ended or used + tokens > self.plan.free_quota.tokens.get(model, 0):
                     raise free_tier_exhausted()
-            if budget is not None:
-                self._held_keys[key_id] = self._held_keys.get(key_id, 0.0) + cost
-            if free:
-                self._held_models[model] = self._held_models.get(model, 0) + tokens
+            self._let_go(request_id)  # a line of a batch that is tried again bears the same id
+            self._held[request_id] = (key_id, cost, model, tokens if free else 0)
+            self._held_keys[key_id] = self._held_keys.get(key_id, 0.0) + cost
+            self._held_models[model] = self._held_models.get(model, 0) + (tokens if free else 0)
 
-    def let_go(self, key_id: str, budget: float | None, model: str, tokens: int, door: str) -> None:
-        """Undo one ``hold`` with the same arguments: the work was settled or has failed."""
+    def let_go(self, request_id: str) -> None:
+        """The work has failed, or was refused later on. Unknown, or again: no effect."""
         with self._lock:
-            if budget is not None:
-                self._held_keys[key_id] = max(
-                    0.0, self._held_keys.get(key_id, 0.0) - self.plan.cost(model, door, tokens)
-                )
-            if self.plan.free_quota.only and door == "sync":
-                self._held_models[model] = max(0, self._held_models.get(model, 0) - tokens)
+            self._let_go(request_id)
+
+    def _let_go(self, request_id: str) -> None:
+        if found := self._held.pop(request_id, None):
+            key_id, cost, model, tokens = found
+            self._held_keys[key_id] = max(0.0, self._held_keys[key_id] - cost)
+            self._held_models[model] -= tokens
 
     def add(self, charges: Sequence[Charge]) -> None:
-        """Count what has just been committed."""
+        """Count what has just been committed; what was held for it is let go in the same breath."""
         with self._lock:
             for c in charges:
-                self._keys[c.key_id] = self._keys.get(c.key_id, 0.0) + self.plan.cost(
-                    c.model, c.door, c.tokens
-                )
+                self._let_go(c.request_id)
+                cost = self.plan.cost(c.model, c.door, c.tokens)
+                self._keys[c.key_id] = self._keys.get(c.key_id, 0.0) + cost
                 if c.door == "sync":
                     self._models[c.model] = self._models.get(c.model, 0) + c.tokens
                     self._begun.setdefault(c.model, c.at)
@@ -80,8 +87,8 @@ class Spending:
         with self._lock:
             return self._keys.get(key_id, 0.0)
 
-    def refresh(self, connection: sa.Connection, key_ids: Iterable[str]) -> None:
-        """Read the sums of every node. They only grow, so the larger of two views is the newer one."""
+    def refresh(self, connection: sa.Connection, key_ids: Collection[str]) -> None:
+        """Read the sums of every node; the caller holds ``step``."""
         columns = usage_daily.c
         tokens = sa.func.sum(columns.tokens)
         by_key = connection.execute(
@@ -100,8 +107,6 @@ class Spending:
             began = sa.select(free_quota.c.model, free_quota.c.first_used_at)
             begun = {model: at for model, at in connection.execute(began)}
         with self._lock:
-            for key_id, cost in keys.items():
-                self._keys[key_id] = max(cost, self._keys.get(key_id, 0.0))
-            for model, total in models.items():
-                self._models[model] = max(total, self._models.get(model, 0))
+            self._keys |= dict.fromkeys(key_ids, 0.0) | keys
+            self._models |= models
             self._begun |= begun

@@ -17,7 +17,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from embedserve.accounts.ledger import Charge, write_charges
+from embedserve.accounts.charges import Charge, write_charges
 from embedserve.errors import EmbedserveError
 from embedserve.jobs.errors import no_such
 from embedserve.jobs.records import ENDED, RUNNING, Chunk, Job, Kind, Problem, Status

@@ -250,11 +250,17 @@ class Runner:
             error_bytes=sizes[1],
             usage=[(answer.request_id, answer.tokens) for answer in good if answer.tokens],
         )
-        charges = await self._thread(self.queue.finish_chunk, job, chunk, self.worker.name, result)
-        if charges is None:
+        if not await self._thread(self._finish, job, chunk, result):
             log.warning("job %s: chunk %d was taken over; nothing is booked here", job.id, chunk.number)
-        else:
-            self.service.accounts.count(charges)
+
+    def _finish(self, job: Job, chunk: Chunk, result: ChunkResult) -> bool:
+        """Book a chunk and tell the accounts of it; false if another worker has taken it over."""
+        accounts = self.service.accounts
+        with accounts.spending.step:
+            charges = self.queue.finish_chunk(job, chunk, self.worker.name, result)
+            if charges is not None:
+                accounts.count(charges)
+        return charges is not None
 
     def _write(self, job: Job, chunk: Chunk, dialect: Dialect, answers: Sequence[Answer]) -> tuple[int, int]:
         """Render the lines into the parts of the chunk; (bytes of output, bytes of errors)."""
