@@ -10,9 +10,6 @@ from random import Random
 
 import numpy as np
 
-GRACE_S = 10.0
-"""Time for answers under way when a run ends."""
-
 
 @dataclass
 class Samples:
@@ -103,7 +100,7 @@ async def closed_loop(port: int, calls: Sequence[Call], clients: int, seconds: f
             note(samples, call, await connection.send(call), sent)
         connection.close()
 
-    await wait_for([asyncio.create_task(client()) for _ in range(clients)], seconds + GRACE_S, samples)
+    await wait_for([asyncio.create_task(client()) for _ in range(clients)], seconds + grace(seconds), samples)
     samples.elapsed = time.perf_counter() - began
     return samples
 
@@ -129,11 +126,16 @@ async def open_loop(port: int, calls: Sequence[Call], rate: float, seconds: floa
         task.add_done_callback(tasks.discard)
         due += random.expovariate(rate)
         turn += 1
-    await wait_for(tasks, GRACE_S, samples)
+    await wait_for(tasks, grace(seconds), samples)
     samples.elapsed = time.perf_counter() - began
     for connection in idle:
         connection.close()
     return samples
+
+
+def grace(seconds: float) -> float:
+    """Time for answers under way when a run of so many seconds ends."""
+    return min(10.0, 2 * seconds)
 
 
 async def wait_for(tasks: Collection[asyncio.Task[None]], seconds: float, samples: Samples) -> None:
