@@ -130,6 +130,11 @@ class LexicalWeights:
         return weights
 
     @cached_property
+    def _softened_weights(self) -> Floats:
+        weights: Floats = self._term_weights ** np.float32(IDF_POWER)
+        return weights
+
+    @cached_property
     def pooling_weights(self) -> Floats:
         """(vocabulary,) float32 in 0..1: how rare each piece is in text as it is."""
         weights: Floats = (self._idf.pooling / np.float32(255)).astype(np.float32)
@@ -151,11 +156,11 @@ class LexicalWeights:
             role: accepted for symmetry with dense vectors; both sides are weighted alike, because in a
                 short text the saturated frequency is nearly constant.
         """
-        weights: Floats = self._frequency(terms) * self._term_weights[terms.ids] ** np.float32(IDF_POWER)
+        weights: Floats = self._frequency(terms) * self._softened_weights[terms.ids]
         values = np.round(weights, 4)
         shown = values > 0
         ids, values = terms.ids[shown], values[shown]
-        order = np.lexsort((ids, -values))
+        order = np.argsort(-values, kind="stable")  # ids rise, so ties keep the lower one first
         piece = self._tokenizer.piece
         tokens = tuple(piece(token_id).removeprefix(WORD_START) for token_id in ids[order].tolist())
         return SparseVector(ids[order], values[order].astype(np.float32, copy=False), tokens)

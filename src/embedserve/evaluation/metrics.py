@@ -6,7 +6,8 @@ of measures: logistic regression on frozen vectors, V-measure of k-means.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,16 +61,18 @@ def average_precision(gold: Sequence[float], scores: Sequence[float]) -> float:
     return float(average_precision_score(gold, scores))
 
 
-def accuracy(train: Floats, train_labels: Sequence[Any], test: Floats, test_labels: Sequence[Any]) -> float:
-    """Of logistic regression on frozen vectors (n, d), (m, d)."""
+def fit_classifier(vectors: Floats, labels: Sequence[Any]) -> Callable[[Floats], NDArray[Any]]:
+    """Logistic regression on frozen vectors (n, d): a function from (m, d) to m predicted labels."""
     import_sklearn()
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from sklearn.utils._testing import ignore_warnings
 
-    fit = ignore_warnings(category=ConvergenceWarning)(LogisticRegression(max_iter=200, C=10).fit)
-    predicted: NDArray[Any] = fit(train, np.array(train_labels)).predict(test)
-    return float((predicted == np.array(test_labels)).mean())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        predict: Callable[[Floats], NDArray[Any]] = (
+            LogisticRegression(max_iter=200, C=10).fit(vectors, np.array(labels)).predict
+        )
+    return predict
 
 
 def v_measure(vectors: Floats, labels: Sequence[Any]) -> float:

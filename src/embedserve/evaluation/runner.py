@@ -110,7 +110,7 @@ def _run_retrieval(
         documents = embed_all(model, texts, "document", systems.dimensions, progress)
         asked = _embed_queries(model, queries, systems, progress)
         scorers |= _vector_scorers(asked, documents, systems)
-    return {name: _score_retrieval(task, block) for name, block in scorers.items()}
+    return {name: score_retrieval(task, block) for name, block in scorers.items()}
 
 
 def _vector_scorers(queries: Vectors, documents: Vectors, systems: Systems) -> dict[str, ScoreBlock]:
@@ -161,7 +161,8 @@ def _embed_queries(model: MeasuredModel, queries: Rows, systems: Systems, progre
     return Vectors(dense, known if len(known) == len(queries) else None)
 
 
-def _score_retrieval(task: Task, block: ScoreBlock) -> Score:
+def score_retrieval(task: Task, block: ScoreBlock) -> Score:
+    """A retrieval task under any scoring of its queries (rows) against its corpus (columns)."""
     queries, corpus = task.rows["queries"], task.rows["corpus"]
     by_pool: dict[str, list[int]] = defaultdict(list)
     for i, row in enumerate(corpus):
@@ -232,15 +233,16 @@ def _run_classification(
 
     def score(dimension: int) -> Score:
         matrix = vectors[dimension]
+        classifiers: dict[str, Callable[[Floats], NDArray[Any]]] = {}
         scores = {}
         for subset, rows in test_rows.items():
-            shown = train_rows[task.train_subset or subset]
-            scores[subset] = metrics.accuracy(
-                matrix[shown],
-                [train[i]["label"] for i in shown],
-                matrix[[len(train) + i for i in rows]],
-                [test[i]["label"] for i in rows],
-            )
+            trained_on = task.train_subset or subset
+            if trained_on not in classifiers:
+                shown = train_rows[trained_on]
+                labels = [train[i]["label"] for i in shown]
+                classifiers[trained_on] = metrics.fit_classifier(matrix[shown], labels)
+            found = classifiers[trained_on](matrix[[len(train) + i for i in rows]])
+            scores[subset] = float(np.mean(found == np.array([test[i]["label"] for i in rows])))
         return _mean(scores)
 
     return _dense_scores(systems, score)
