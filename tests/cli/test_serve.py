@@ -66,8 +66,8 @@ def test_a_key_of_the_environment_is_adopted_and_nothing_of_it_or_the_texts_is_k
         assert secret not in kept
 
 
-def test_an_empty_variable_counts_as_none(tmp_path: Path) -> None:
-    environment = {"EMBEDSERVE_API_KEY": "", "DASHSCOPE_API_KEY": "sk-from-the-other-variable"}
+def test_an_empty_variable_counts_as_none_and_a_line_end_is_no_part_of_a_key(tmp_path: Path) -> None:
+    environment = {"EMBEDSERVE_API_KEY": "", "DASHSCOPE_API_KEY": "sk-from-the-other-variable\r"}
     with Server(key=None, data_dir=tmp_path / "data", environment=environment) as server:
         assert ask(server, "sk-from-the-other-variable") == 200
 

@@ -102,7 +102,7 @@ class Accounts:
         )
         accounts = cls(database, plan, limiter, keep_days=settings.ledger_days)
         if settings.api_key:
-            secret = settings.api_key.get_secret_value()
+            secret = settings.api_key.get_secret_value().strip()  # env files may end lines with a CR
             if accounts.keys.adopt(secret).revoked_at is not None:
                 log.warning("the key given in the environment was revoked and stays so")
         elif not accounts.keys.list():
