@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from embedserve.errors import invalid_input, not_text
+from embedserve.errors import EmbedserveError, invalid_input, not_text
+
+BEIJING = timezone(timedelta(hours=8))
+"""The original's clock."""
+_STAMP = re.compile(r"\d{14}")
 
 
 def check_rows(given: Any, *, lenient: bool) -> Sequence[str | Sequence[int]]:
@@ -52,3 +58,22 @@ def integer(fields: Mapping[str, Any], name: str) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     raise invalid_input(f"Value error, {name} is {show(value)}, it should be an integer.: {name}")
+
+
+def stamp(given: str | None, name: str) -> float | None:
+    """``yyyyMMddHHmmss`` in Beijing time, or Unix seconds."""
+    if not given:
+        return None
+    if _STAMP.fullmatch(given):
+        try:
+            return datetime.strptime(given, "%Y%m%d%H%M%S").replace(tzinfo=BEIJING).timestamp()
+        except ValueError:
+            pass
+    elif given.isascii() and given.isdigit() and len(given) <= 11:
+        return float(given)
+    raise EmbedserveError(
+        f"'{name}' is {given[:20]!r}, it should be yyyyMMddHHmmss",
+        openai_code="",
+        openai_type="invalid_request_error",
+        param=name,
+    )

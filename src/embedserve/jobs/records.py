@@ -88,12 +88,26 @@ class Job(_Row):
 
     @property
     def caller(self) -> Caller:
-        """On whose account the lines run."""
-        return Caller(self.key_id, "", self.workspace)
+        """The key that submitted the job, with the models and the budget it had then."""
+        given = self.settings
+        models = given.get("models")
+        return Caller(
+            self.key_id,
+            "",
+            self.workspace,
+            models=None if models is None else frozenset(models),
+            budget=given.get("budget"),
+        )
 
     def line_id(self, number: int) -> str:
         """The request id of line ``number`` (from 0), the same on every run: it is billed only once."""
         return str(uuid.uuid5(_LINE_IDS, f"{self.id}/{number}"))
+
+
+def options_of(caller: Caller, **more: Any) -> str:
+    """The options of a job of this caller: what :attr:`Job.caller` and the dialect need to know later."""
+    models = None if caller.models is None else sorted(caller.models)
+    return orjson.dumps({"models": models, "budget": caller.budget, **more}).decode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ log = logging.getLogger("embedserve.jobs")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-LINES_AT_A_TIME = 32
+LINES_AT_A_TIME = 16
 """Lines that one chunk has at the service together."""
 POLL_SECONDS = 1.0
 """How often to look for what other nodes have put in; a node's own jobs wake it at once."""

@@ -8,21 +8,20 @@ not documented; these are ours (docs/batch.md). ``text_index`` is the number of 
 from __future__ import annotations
 
 import logging
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 import orjson
 
-from embedserve.accounts.caller import Caller
 from embedserve.errors import EmbedserveError, internal
+from embedserve.http.fields import BEIJING
 from embedserve.jobs.dialect import Answer
 from embedserve.jobs.records import Job, Problem, Status
 from embedserve.service import EmbeddingService, EmbedReply, EmbedRequest
 
 log = logging.getLogger("embedserve.jobs")
 
-BEIJING = timezone(timedelta(hours=8))
 _WORDS = {
     "empty": ("InvalidFile.Empty", "The file has no text: it should have one text a line."),
     "too_many_lines": ("InvalidFile.TooManyLines", "The file has more than {limit} lines: split it."),
@@ -73,18 +72,9 @@ class TaskLines:
     async def answer(self, service: EmbeddingService, job: Job, number: int, line: bytes) -> Answer:
         text = line.decode("utf-8-sig" if number == 0 else "utf-8").rstrip("\r\n")
         id = job.line_id(number)
-        settings = job.settings
-        models = settings.get("models")
-        caller = Caller(
-            job.key_id,
-            "",
-            job.workspace,
-            models=None if models is None else frozenset(models),
-            budget=settings.get("budget"),
-        )
-        request = EmbedRequest(job.model, [text], text_type=settings.get("text_type"), lane="bulk")
+        request = EmbedRequest(job.model, [text], text_type=job.settings.get("text_type"), lane="bulk")
         try:
-            answer, reservation = await service.compute(caller, request, id)
+            answer, reservation = await service.compute(job.caller, request, id)
         except EmbedserveError as error:
             if error.status in (429, 503):
                 raise

@@ -20,11 +20,11 @@ from embedserve.errors import EmbedserveError
 from embedserve.http.context import authenticate, jobs_of, request_id_of, service_of
 from embedserve.http.dashscope.models import page_parameter
 from embedserve.http.dashscope.task_lines import clock, task_status
-from embedserve.http.fields import choice
+from embedserve.http.fields import choice, stamp
 from embedserve.http.json import reply
-from embedserve.http.openai.files import stamp, stream_file
+from embedserve.http.openai.files import stream_file
 from embedserve.jobs.guard import refused
-from embedserve.jobs.records import Job
+from embedserve.jobs.records import Job, options_of
 from embedserve.jobs.store import Jobs
 from embedserve.storage.tables import jobs as table
 
@@ -33,6 +33,7 @@ TASK_SECONDS = 24 * 3600.0
 """A task that is not done by then is given up."""
 NO_ASYNC = "Current user api does not support asynchronous calls."
 _OWN_FILE = re.compile(r"(?:/compatible-mode/v1|/v1)?/files/(file-[A-Za-z0-9_-]{1,60})/content")
+REGION = "local"
 _CONTENT_TYPE = "application/json;charset=UTF-8"
 _CANNOT_CANCEL = "Failed to cancel the task, please confirm if the task is in PENDING status."
 
@@ -67,7 +68,6 @@ def draft_task(request: Request, body: dict[str, Any], caller: Caller, jobs: Job
     if not isinstance(url, str) or not url:
         raise refused("The url is missing: input should be an object with the url of a text file.")
     text_type = choice(parameters, "text_type", ("query", "document"), None)
-    models = None if caller.models is None else sorted(caller.models)
     now = time.time()
     return Job(
         id=str(uuid.uuid4()),
@@ -79,7 +79,7 @@ def draft_task(request: Request, body: dict[str, Any], caller: Caller, jobs: Job
         created_at=now,
         deadline=now + TASK_SECONDS,
         model=model,
-        options=orjson.dumps({"text_type": text_type, "models": models, "budget": caller.budget}).decode(),
+        options=options_of(caller, text_type=text_type),
         **find_input(request, url, caller, jobs),
     )
 
@@ -206,9 +206,6 @@ async def list_tasks(request: Request) -> Response:
             "page_size": size,
         }
     )
-
-
-REGION = "local"
 
 
 def status_condition(status: str) -> sa.ColumnElement[bool]:

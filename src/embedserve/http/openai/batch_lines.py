@@ -14,7 +14,6 @@ from typing import Any
 
 import orjson
 
-from embedserve.accounts.caller import Caller
 from embedserve.catalogue import MODELS
 from embedserve.embedding.embedder import Embedding
 from embedserve.errors import EmbedserveError, internal
@@ -162,7 +161,7 @@ class BatchLines:
         try:
             asked, encoding = parse(body, lenient=service.lenient)
             asked = replace(asked, lane="bulk")
-            answer, reservation = await service.compute(caller_of(job), asked, id)
+            answer, reservation = await service.compute(job.caller, asked, id)
         except EmbedserveError as error:
             if error.status in (429, 503):
                 raise
@@ -192,25 +191,6 @@ class BatchLines:
 
     def describe(self, job: Job) -> dict[str, Any]:
         return describe(job)
-
-
-def caller_of(job: Job) -> Caller:
-    """The key that submitted the job, with the models and the budget it had then."""
-    given = job.settings
-    models = given.get("models")
-    return Caller(
-        job.key_id,
-        "",
-        job.workspace,
-        models=None if models is None else frozenset(models),
-        budget=given.get("budget"),
-    )
-
-
-def caller_settings(caller: Caller) -> dict[str, Any]:
-    """What :func:`caller_of` needs to know later."""
-    models = None if caller.models is None else sorted(caller.models)
-    return {"models": models, "budget": caller.budget}
 
 
 def dump_line(content: Any) -> bytes:

@@ -16,19 +16,18 @@ from embedserve.accounts.caller import Caller
 from embedserve.errors import EmbedserveError
 from embedserve.http.body import read_json
 from embedserve.http.context import authenticate, jobs_of, request_id_of, service_of
-from embedserve.http.fields import show
+from embedserve.http.fields import show, stamp
 from embedserve.http.json import reply
 from embedserve.http.openai.batch_lines import (
     EMBEDDINGS,
     TEST_URL,
-    caller_settings,
     describe,
     new_batch_id,
     oldest_listed,
 )
-from embedserve.http.openai.files import page_limit, stamp
+from embedserve.http.openai.files import page_limit
 from embedserve.jobs.errors import refused
-from embedserve.jobs.records import Job
+from embedserve.jobs.records import Job, options_of
 from embedserve.jobs.store import Jobs
 from embedserve.storage.tables import jobs as table
 
@@ -87,7 +86,7 @@ def draft_batch(body: dict[str, Any], caller: Caller, jobs: Jobs, request_id: st
         created_at=now,
         deadline=now + hours * 3600,
         input_file_id=file.id,
-        options=orjson.dumps(caller_settings(caller)).decode(),
+        options=options_of(caller),
         metadata=orjson.dumps(metadata).decode() if metadata is not None else None,
         title=metadata.get(_NAME, "") if metadata else "",
         callback=callback,

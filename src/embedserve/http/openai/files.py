@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator, Iterator
-from datetime import datetime, timedelta, timezone
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from embedserve.http.context import authenticate, jobs_of, service_of
+from embedserve.http.fields import stamp
 from embedserve.http.json import reply
 from embedserve.http.multipart import receive_upload
 from embedserve.jobs.errors import StorageFullError, is_full, refused
@@ -22,8 +21,6 @@ from embedserve.jobs.files import FileStore
 from embedserve.jobs.records import StoredFile
 
 PURPOSE = "batch"
-BEIJING = timezone(timedelta(hours=8))
-_STAMP = re.compile(r"\d{14}")
 _EXPIRES = range(3600, 2_592_001)
 """Seconds that a caller may give a file to live."""
 
@@ -144,17 +141,3 @@ def page_limit(given: str | None, default: int, highest: int) -> int:
     if not (given.isascii() and given.isdigit() and len(given) < 7 and 1 <= int(given) <= highest):
         raise refused(f"'limit' is {given[:20]!r}, it should be in [1, {highest}]", param="limit")
     return int(given)
-
-
-def stamp(given: str | None, name: str) -> float | None:
-    """``yyyyMMddHHmmss`` in Beijing time, or Unix seconds."""
-    if not given:
-        return None
-    if _STAMP.fullmatch(given):
-        try:
-            return datetime.strptime(given, "%Y%m%d%H%M%S").replace(tzinfo=BEIJING).timestamp()
-        except ValueError:
-            pass
-    elif given.isascii() and given.isdigit() and len(given) <= 11:
-        return float(given)
-    raise refused(f"'{name}' is {given[:20]!r}, it should be yyyyMMddHHmmss", param=name)
