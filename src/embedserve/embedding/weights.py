@@ -130,6 +130,11 @@ class BundledWeights:
             at += 5 + 4 * count
         return table
 
+    def release_pages(self) -> None:
+        """Give back the memory of what was read so far; what is used again comes back from the file."""
+        if hasattr(self.map, "madvise"):
+            self.map.madvise(mmap.MADV_DONTNEED)
+
     def fp32(self, name: str, *shape: int) -> Floats:
         """A view of an fp32 tensor."""
         offset, size = self.tensors[name]

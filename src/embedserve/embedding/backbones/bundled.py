@@ -33,7 +33,9 @@ def open_bundled(
     if isa == "reference":
         return ReferenceBackbone(weights), UnigramTokenizer(weights)
     try:
-        return NativeBackbone.from_bundled(weights, isa=isa, threads=threads), NativeTokenizer(weights)
+        opened = NativeBackbone.from_bundled(weights, isa=isa, threads=threads), NativeTokenizer(weights)
+        weights.release_pages()  # packed copies are made; only rows of the word table are read from now on
+        return opened
     except NativeUnavailable as error:
         if isa != "auto":
             raise ModelLoadError(str(error)) from error
