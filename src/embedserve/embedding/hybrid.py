@@ -11,7 +11,7 @@ from embedserve.embedding.sparse import SparseVector
 
 SPARSE_WEIGHT = 0.05
 LONG_SPARSE_WEIGHT = 10.0
-LONG_ENTRIES = 200
+LONG_ENTRIES = 170
 """Documents with more sparse entries than this (the median of the collection) are long: a single dense
 vector of them says little about a detail, so the terms lead and the dense score decides near-ties."""
 
@@ -54,7 +54,7 @@ def hybrid_scores(
 ) -> Floats:
     """Cosine plus a share of the sparse score: (queries, documents) float32.
 
-    For collections of long documents (median of more than 200 sparse entries) the sparse score is that of
+    For collections of long documents (median of more than 170 sparse entries) the sparse score is that of
     ``sparse_scores(..., collection=True)`` with a weight that lets it lead; for all others the plain dot
     product times 0.05.
 
