@@ -30,6 +30,8 @@ def serve(
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda, for such models.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or int8, for such models.")] = None,
+    database_url: Annotated[str | None, typer.Option(help="postgresql://… for servers of a fleet.")] = None,
+    redis_url: Annotated[str | None, typer.Option(help="redis://… for limits that a fleet shares.")] = None,
     log_level: Annotated[str | None, typer.Option(help="critical, error, warning, info or debug.")] = None,
 ) -> None:
     """Start the server. Every option is also a setting EMBEDSERVE_*; see the README."""
@@ -103,10 +105,13 @@ def greet(url: str, service: Any) -> None:
     lines = [f"embedserve on {url} ({service.engine.embedder.backbone.name})"]
     if secret:
         lines += [f"A new API key, shown this once: {secret}", f"  export DASHSCOPE_API_KEY={secret}"]
+    elif service.settings.api_key is None:
+        lines.append(f"The key was shown at the first start; another one: {sys.argv[0]} keys create")
     lines += [
         "Try:",
         f"  curl {url}/compatible-mode/v1/embeddings -H 'Content-Type: application/json' "
         f'-H "Authorization: Bearer {key}" '
         """-d '{"model": "text-embedding-v4", "input": "The quality of the clothes is excellent"}'""",
     ]
+    lines.append(f"Console: {url}/console/")
     print("\n".join(lines), file=sys.stderr, flush=True)
