@@ -77,12 +77,17 @@ def hybrid_scores(
     (1, 1)
     """
     cosine: Floats = np.asarray(query_dense, np.float32) @ np.asarray(document_dense, np.float32).T
-    typical = np.median([len(vector.indices) for vector in document_sparse]) if document_sparse else 0
+    return cosine + lexical_share(query_sparse, document_sparse, weight)
+
+
+def lexical_share(
+    queries: Sequence[SparseVector], documents: Sequence[SparseVector], weight: float | None = None
+) -> Floats:
+    """What :func:`hybrid_scores` adds to the cosine: (queries, documents) float32."""
+    typical = np.median([len(vector.indices) for vector in documents]) if documents else 0
     if weight is None and typical > LONG_ENTRIES:
-        lexical = sparse_scores(query_sparse, document_sparse, collection=True)
-        return cosine + np.float32(LONG_SPARSE_WEIGHT) * lexical
-    share = np.float32(SPARSE_WEIGHT if weight is None else weight)
-    return cosine + share * sparse_scores(query_sparse, document_sparse)
+        return np.float32(LONG_SPARSE_WEIGHT) * sparse_scores(queries, documents, collection=True)
+    return np.float32(SPARSE_WEIGHT if weight is None else weight) * sparse_scores(queries, documents)
 
 
 def _rarity(found: np.ndarray[tuple[int], np.dtype[np.intp]], documents: int) -> Floats:

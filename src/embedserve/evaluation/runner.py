@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from embedserve.embedding.backbones.base import Floats
 from embedserve.embedding.dense import Role
-from embedserve.embedding.hybrid import hybrid_scores, sparse_scores
+from embedserve.embedding.hybrid import lexical_share, sparse_scores
 from embedserve.embedding.sparse import SparseVector
 from embedserve.evaluation import metrics
 from embedserve.evaluation.bm25 import BM25
@@ -129,11 +129,18 @@ def _vector_scorers(queries: Vectors, documents: Vectors, systems: Systems) -> d
     def lexical(rows: Indices, columns: Indices) -> Floats:
         return sparse_scores([q_sparse[i] for i in rows], [d_sparse[i] for i in columns])
 
+    shares: dict[bytes, Floats] = {}
+
+    def share(rows: Indices, columns: Indices) -> Floats:
+        """The lexical part of the hybrid score, the same at every dimension."""
+        key = rows.tobytes() + columns.tobytes()
+        if key not in shares:
+            shares[key] = lexical_share([q_sparse[i] for i in rows], [d_sparse[i] for i in columns])
+        return shares[key]
+
     def both(dimension: int) -> ScoreBlock:
-        q, d = queries.dense[dimension], documents.dense[dimension]
-        return lambda rows, columns: hybrid_scores(
-            q[rows], d[columns], [q_sparse[i] for i in rows], [d_sparse[i] for i in columns]
-        )
+        dense = cosines(dimension)
+        return lambda rows, columns: dense(rows, columns) + share(rows, columns)
 
     scorers["sparse"] = lexical
     for dimension in systems.dimensions:
