@@ -12,17 +12,16 @@ namespace embedserve {
 namespace {
 
 constexpr int kQueries = 6;
-constexpr float kByteTop = 7.99435344f;  // log2(255)
+constexpr float kByteTop = 7.992f;  // log2(254.6): the largest chance, with the error of exp2_coarse, stays a byte
 
 struct HeadScratch {
   int padded;       // keys, rounded up so that all loops run over whole vectors
   int8_t* keys;     // [padded / kLanes][d / 4][kLanes][4]
   int8_t* values;   // [padded / 4][d][4]
-  uint8_t* queries;  // [length][d]
   uint8_t* chances;  // [kQueries][padded]
   int32_t* key_offset;
   int32_t* value_offset;
-  float *key_scale, *query_scale, *value_scale, *scores;
+  float *key_scale, *value_scale, *scores;
 
   // Lays the parts out from `base` on; returns the bytes needed.
   size_t place(char* base, int length, int d) {
@@ -35,12 +34,10 @@ struct HeadScratch {
     const size_t n = padded;
     take(keys, n * d);
     take(values, n * d);
-    take(queries, n * d);
     take(chances, kQueries * n);
     take(key_offset, n);
     take(value_offset, d);
     take(key_scale, n);
-    take(query_scale, n);
     take(value_scale, d);
     take(scores, kQueries * n);
     return static_cast<size_t>(at - base);
@@ -61,58 +58,65 @@ LANE_INLINE float symmetric_row(const float* x, int d, uint8_t* bytes) {
   return most * (1.0f / 127.0f);
 }
 
-// Sums over the packed depth of each column: what a zero point of one adds to every product.
-LANE_INLINE void add_columns(const int8_t* packed, int columns, int steps, int factor, int32_t* offset) {
-  for (int column = 0; column < columns; ++column) offset[column] = 0;
-  if (!factor) return;
-  for (int step = 0; step < steps; ++step)
-    for (int column = 0; column < columns; ++column, packed += 4)
-      offset[column] += factor * (packed[0] + packed[1] + packed[2] + packed[3]);
+void split_heads(const float* qkv, const Shape& shape, int head_begin, int head_end, const HeadRows& to) {
+  const int d = shape.head_size(), hidden = shape.hidden;
+  for (int head = head_begin; head < head_end; ++head) {
+    to.q_scale[head] = symmetric_row(qkv + head * d, d, to.q + head * d);
+    to.k_scale[head] = symmetric_row(qkv + hidden + head * d, d, reinterpret_cast<uint8_t*>(to.k) + head * d);
+  }
+  const size_t begin = static_cast<size_t>(head_begin) * d, count = static_cast<size_t>(head_end - head_begin) * d;
+  for (size_t i = begin; i < begin + count; ++i) to.k[i] = static_cast<int8_t>(to.k[i] ^ 0x80);  // 128 + value to value
+  memcpy(to.v + begin, qkv + 2 * hidden + begin, sizeof(float) * count);
 }
 
-LANE_INLINE void prepare_head(const AttentionTask& t, int hidden, int d, const HeadScratch& s) {
-  const float* q = t.qkv + t.head * d;
-  uint8_t bytes[1024];
-  for (int key = 0; key < t.length; ++key) {
-    const float* row = q + static_cast<size_t>(key) * t.stride;
-    s.query_scale[key] = symmetric_row(row, d, s.queries + static_cast<size_t>(key) * d);
-    s.key_scale[key] = symmetric_row(row + hidden, d, bytes);
+// factor times the sum over the packed depth, for one vector of columns: what a zero point adds to every product.
+LANE_INLINE void add_columns(const int8_t* packed, int step_bytes, int steps, int factor, int32_t* offset) {
+  alignas(4) static const uint8_t one[4] = {kShift + 1, kShift + 1, kShift + 1, kShift + 1};
+  Sums c[kSumsPerVec];
+  for (int j = 0; j < kSumsPerVec; ++j) c[j] = no_sums();
+  if (factor)
+    for (int step = 0; step < steps; ++step)
+      for (int j = 0; j < kSumsPerVec; ++j)
+        dot(c[j], broadcast_four(one), load_weights(packed + static_cast<size_t>(step) * step_bytes + j * kSumColumns * 4));
+  store_ints(offset, mul(total(c), splat(static_cast<float>(factor))));
+}
+
+LANE_INLINE void prepare_head(const AttentionTask& t, const Shape& shape, int d, const HeadScratch& s) {
+  const int blocks = round_up(t.length, kLanes), hidden = shape.hidden;
+  const int8_t* k = t.rows.k + t.head * d;
+  for (int key = 0; key < blocks; ++key) {
+    const bool inside = key < t.length;
+    s.key_scale[key] = inside ? t.rows.k_scale[static_cast<size_t>(key) * shape.heads + t.head] : 0.0f;
     int8_t* to = s.keys + static_cast<size_t>(key / kLanes) * kLanes * d + key % kLanes * 4;
     for (int i = 0; i < d; i += 4, to += 4 * kLanes) {
-      uint32_t four;
-      memcpy(&four, bytes + i, 4);
-      four ^= 0x80808080u;  // from 128 + value to value
+      int32_t four = 0;
+      if (inside) memcpy(&four, k + static_cast<size_t>(key) * hidden + i, 4);
       memcpy(to, &four, 4);
     }
   }
-  const int blocks = round_up(t.length, kLanes);
-  for (int key = t.length; key < blocks; ++key) {
-    s.key_scale[key] = 0;
-    int8_t* to = s.keys + static_cast<size_t>(key / kLanes) * kLanes * d + key % kLanes * 4;
-    for (int i = 0; i < d; i += 4, to += 4 * kLanes) memset(to, 0, 4);
-  }
   for (int key = 0; key < blocks; key += kLanes)
-    add_columns(s.keys + static_cast<size_t>(key) * d, kLanes, d / 4, kShift - 128, s.key_offset + key);
+    add_columns(s.keys + static_cast<size_t>(key) * d, 4 * kLanes, d / 4, kShift - 128, s.key_offset + key);
 
-  const float* v = q + 2 * hidden;
+  const float* v = t.rows.v + t.head * d;
   for (int i = 0; i < d; i += kLanes) {
     Vec top = splat(1e-20f);
-    for (int key = 0; key < t.length; ++key) top = max(top, abs(load(v + static_cast<size_t>(key) * t.stride + i)));
+    for (int key = 0; key < t.length; ++key) top = max(top, abs(load(v + static_cast<size_t>(key) * hidden + i)));
     const Vec inverse = divide(splat(127.0f), top);
     store(s.value_scale + i, mul(top, splat(1.0f / 127.0f)));
     for (int key = 0; key < t.length; key += 4) {
       Vec part[4];
       for (int j = 0; j < 4; ++j)
-        part[j] = key + j < t.length ? mul(load(v + static_cast<size_t>(key + j) * t.stride + i), inverse) : splat(0);
+        part[j] = key + j < t.length ? mul(load(v + static_cast<size_t>(key + j) * hidden + i), inverse) : splat(0);
       interleave_bytes(s.values + (static_cast<size_t>(key / 4) * d + i) * 4, part[0], part[1], part[2], part[3]);
     }
   }
-  add_columns(s.values, d, (t.length + 3) / 4, kShift, s.value_offset);
+  for (int i = 0; i < d; i += kLanes) add_columns(s.values + i * 4, d * 4, (t.length + 3) / 4, kShift, s.value_offset + i);
 }
 
 // Scores of Q queries against B vectors of keys from `key` on, in units of the query's scale.
 template <int Q, int B>
-LANE_INLINE void score(const HeadScratch& s, const uint8_t* queries, int d, int key, int length, Vec* top) {
+LANE_INLINE void score(const HeadScratch& s, const uint8_t* queries, int query_stride, int d, int key, int length,
+                       Vec* top) {
   Sums c[Q][B * kSumsPerVec];
 #pragma GCC unroll 8
   for (int j = 0; j < B * kSumsPerVec; ++j)
@@ -128,7 +132,7 @@ LANE_INLINE void score(const HeadScratch& s, const uint8_t* queries, int d, int 
         w[b * kSumsPerVec + j] = load_weights(keys + b * kLanes * d + step * kLanes + j * kSumColumns * 4);
 #pragma GCC unroll 8
     for (int i = 0; i < Q; ++i) {
-      const Four q = broadcast_four(queries + i * d + step);
+      const Four q = broadcast_four(queries + i * query_stride + step);
 #pragma GCC unroll 8
       for (int j = 0; j < B * kSumsPerVec; ++j) dot(c[i][j], q, w[j]);
     }
@@ -147,10 +151,10 @@ LANE_INLINE void score(const HeadScratch& s, const uint8_t* queries, int d, int 
   }
 }
 
-// Two vectors of channels from `column` on of Q rows of chances x values.
-template <int Q>
+// C channels from `column` on of Q rows of chances x values.
+template <int Q, int C>
 LANE_INLINE void mix(const HeadScratch& s, int d, int length, int column, const float* inverse, float* out, int stride) {
-  constexpr int B = 16 / kLanes * kSumsPerVec;  // 16 channels
+  constexpr int B = C / kSumColumns;
   Sums c[Q][B];
 #pragma GCC unroll 8
   for (int j = 0; j < B; ++j)
@@ -179,19 +183,20 @@ LANE_INLINE void mix(const HeadScratch& s, int d, int length, int column, const 
 }
 
 template <int Q>
-__attribute__((noinline)) void attend(const AttentionTask& t, const HeadScratch& s, int first, int d) {
+__attribute__((noinline)) void attend(const AttentionTask& t, const HeadScratch& s, const Shape& shape, int first) {
+  const int d = shape.head_size();
   Vec top[Q];
   for (int i = 0; i < Q; ++i) top[i] = splat(-1e30f);
-  const uint8_t* queries = s.queries + static_cast<size_t>(first) * d;
+  const uint8_t* queries = t.rows.q + static_cast<size_t>(first) * shape.hidden + t.head * d;
   int key = 0;
-  for (; key + kLanes < t.length; key += 2 * kLanes) score<Q, 2>(s, queries, d, key, t.length, top);
-  if (key < t.length) score<Q, 1>(s, queries, d, key, t.length, top);
+  for (; key + kLanes < t.length; key += 2 * kLanes) score<Q, 2>(s, queries, shape.hidden, d, key, t.length, top);
+  if (key < t.length) score<Q, 1>(s, queries, shape.hidden, d, key, t.length, top);
 
   const float to_log2 = 1.44269504f / std::sqrt(static_cast<float>(d));
   float inverse[Q];
   const int tail = t.length / 64 * 64;
   for (int i = 0; i < Q; ++i) {
-    const float factor = s.query_scale[first + i] * to_log2;
+    const float factor = t.rows.q_scale[static_cast<size_t>(first + i) * shape.heads + t.head] * to_log2;
     const Vec scale = splat(factor), shift = splat(kByteTop - factor * largest(top[i]));
     const float* row = s.scores + static_cast<size_t>(i) * s.padded;
     uint8_t* chances = s.chances + static_cast<size_t>(i) * s.padded;
@@ -200,18 +205,21 @@ __attribute__((noinline)) void attend(const AttentionTask& t, const HeadScratch&
     inverse[i] = 1.0f / static_cast<float>(sum_bytes(chances, s.padded));
   }
   float* out = t.context + static_cast<size_t>(first) * t.context_stride + t.head * d;
-  for (int column = 0; column < d; column += 16) mix<Q>(s, d, t.length, column, inverse, out, t.context_stride);
+  int column = 0;
+  if (kLanes == 16)  // with 32 registers two vectors of channels share each broadcast
+    for (; column + 32 <= d; column += 32) mix<Q, 32>(s, d, t.length, column, inverse, out, t.context_stride);
+  for (; column < d; column += 16) mix<Q, 16>(s, d, t.length, column, inverse, out, t.context_stride);
 }
 
 void attention(const AttentionTask& t, const Shape& shape, char* scratch) {
   const int d = shape.head_size();
   HeadScratch s;
   s.place(scratch, t.length, d);
-  prepare_head(t, shape.hidden, d, s);
+  prepare_head(t, shape, d, s);
   int q = 0;
-  for (; q + kQueries <= t.length; q += kQueries) attend<kQueries>(t, s, q, d);
-  for (; q + 2 <= t.length; q += 2) attend<2>(t, s, q, d);
-  for (; q < t.length; ++q) attend<1>(t, s, q, d);
+  for (; q + kQueries <= t.length; q += kQueries) attend<kQueries>(t, s, shape, q);
+  for (; q + 2 <= t.length; q += 2) attend<2>(t, s, shape, q);
+  for (; q < t.length; ++q) attend<1>(t, s, shape, q);
 }
 
 }  // namespace

@@ -27,9 +27,16 @@ EMBEDSERVE_API void embedserve_kernel_attention(const char* isa, const float* qk
                                                 float* context) {
   const Kernels& kernels = *find_kernels(isa);
   const Shape shape{hidden, 1, heads, hidden, length, 1, 0.0f};
+  const size_t size = static_cast<size_t>(length) * hidden, scales = static_cast<size_t>(length) * heads;
+  Array<uint8_t> q(size);
+  Array<int8_t> k(size);
+  Array<float> v(size), q_scale(scales), k_scale(scales);
+  const HeadRows rows{q.data(), k.data(), q_scale.data(), k_scale.data(), v.data()};
+  for (int row = 0; row < length; ++row)
+    kernels.split_heads(qkv + static_cast<size_t>(row) * 3 * hidden, shape, 0, heads, rows.from(row, shape));
   Array<char> scratch(kernels.attention_bytes(shape, length));
   for (int head = 0; head < heads; ++head)
-    kernels.attention(AttentionTask{qkv, 3 * hidden, length, head, context, hidden}, shape, scratch.data());
+    kernels.attention(AttentionTask{rows, length, head, context, hidden}, shape, scratch.data());
 }
 
 // out[rows, n padded to 64] = epilogue(a x w' + bias), a = (bytes - zero) * scale by row as `quantise` gave them, w

@@ -33,10 +33,21 @@ struct Activations {
   int rows;
 };
 
+// What attention reads, a row a token: q and k as bytes with a scale a head, v as it comes.
+struct HeadRows {
+  uint8_t* q;  // 128 + value, hidden a row
+  int8_t* k;   // hidden a row
+  float *q_scale, *k_scale;  // heads a row
+  float* v;    // hidden a row
+  HeadRows from(size_t row, const Shape& shape) const {
+    const size_t hidden = row * shape.hidden, heads = row * shape.heads;
+    return {q + hidden, k + hidden, q_scale + heads, k_scale + heads, v + hidden};
+  }
+};
+
 // One head of one sequence.
 struct AttentionTask {
-  const float* qkv;  // length rows of [q | k | v], stride floats apart
-  int stride;
+  HeadRows rows;  // from the sequence's first token on
   int length;
   int head;
   float* context;  // length rows, context_stride floats apart; this head's columns are written
@@ -55,6 +66,8 @@ struct Kernels {
   // out = word + position + type, word given as Q4_0 blocks or (blocks null) as fp32.
   void (*embed)(const uint8_t* blocks, const float* word, const float* position, const float* type, int n,
                 float* out);
+  // From one row [q | k | v] of the linear layer to what attention reads, for some of the heads.
+  void (*split_heads)(const float* qkv, const Shape& shape, int head_begin, int head_end, const HeadRows& to);
   // `scratch` holds attention_bytes(shape, length), 64-byte aligned.
   void (*attention)(const AttentionTask& task, const Shape& shape, char* scratch);
   size_t (*attention_bytes)(const Shape& shape, int length);

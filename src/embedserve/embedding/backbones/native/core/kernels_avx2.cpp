@@ -15,7 +15,7 @@
 namespace embedserve {
 const Kernels* kernels_avx2() {
   static constexpr Kernels table{"avx2", gemm, quantise, layer_norm, embed,
-                                 attention, attention_bytes, accumulate};
+                                 split_heads, attention, attention_bytes, accumulate};
   return &table;
 }
 }  // namespace embedserve

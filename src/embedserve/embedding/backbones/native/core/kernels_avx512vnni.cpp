@@ -16,7 +16,7 @@
 namespace embedserve {
 const Kernels* kernels_avx512vnni() {
   static constexpr Kernels table{"avx512vnni", gemm, quantise, layer_norm, embed,
-                                 attention, attention_bytes, accumulate};
+                                 split_heads, attention, attention_bytes, accumulate};
   return &table;
 }
 }  // namespace embedserve

@@ -16,7 +16,7 @@
 namespace embedserve {
 const Kernels* kernels_avxvnni() {
   static constexpr Kernels table{"avxvnni", gemm, quantise, layer_norm, embed,
-                                 attention, attention_bytes, accumulate};
+                                 split_heads, attention, attention_bytes, accumulate};
   return &table;
 }
 }  // namespace embedserve

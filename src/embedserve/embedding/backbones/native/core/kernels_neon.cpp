@@ -15,7 +15,7 @@
 namespace embedserve {
 const Kernels* kernels_neon() {
   static constexpr Kernels table{"neon", gemm, quantise, layer_norm, embed,
-                                 attention, attention_bytes, accumulate};
+                                 split_heads, attention, attention_bytes, accumulate};
   return &table;
 }
 }  // namespace embedserve

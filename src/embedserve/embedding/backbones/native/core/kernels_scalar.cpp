@@ -12,7 +12,7 @@
 namespace embedserve {
 const Kernels* kernels_scalar() {
   static constexpr Kernels table{"scalar", gemm, quantise, layer_norm, embed,
-                                 attention, attention_bytes, accumulate};
+                                 split_heads, attention, attention_bytes, accumulate};
   return &table;
 }
 }  // namespace embedserve

@@ -37,9 +37,16 @@ void Model::prepare(States& states, const Piece& piece, bool by_panels) const {
   const Shape& shape = weights_.shape();
   const size_t rows = piece.rows();
   states.x.resize(rows * shape.hidden_stride());
-  states.qkv.resize(rows * shape.qkv_stride());
+  states.q.resize(rows * shape.hidden);
+  states.k.resize(rows * shape.hidden);
+  states.v.resize(rows * shape.hidden);
+  states.q_scale.resize(rows * shape.heads);
+  states.k_scale.resize(rows * shape.heads);
   states.context.resize(rows * shape.hidden_stride());
-  if (by_panels) states.mid.resize(rows * shape.ffn_stride());
+  if (by_panels) {
+    states.qkv.resize(rows * shape.qkv_stride());
+    states.mid.resize(rows * shape.ffn_stride());
+  }
 }
 
 // How a batch is shared out. Whole sequences per thread need no meeting, so that is the rule; one long text or
@@ -104,18 +111,20 @@ void Model::encode(const Batch& batch) {
 void Model::walk_rows(const Piece& piece, States& states, Scratch& own, const Member& member) const {
   const Shape& shape = weights_.shape();
   const int stride = shape.hidden_stride(), begin = member.begin(piece.rows()), end = member.end(piece.rows());
-  own.mid.resize(static_cast<size_t>(kRowBlock) * shape.ffn_stride());
+  // One block of outputs, wide enough for q, k and v as well as for the feed-forward part.
+  own.mid.resize(static_cast<size_t>(kRowBlock) * std::max(shape.ffn_stride(), shape.qkv_stride()));
+  const int items = static_cast<int>(piece.sequences.size()) * shape.heads;
   float* x = states.x.data();
   embed(piece, x, begin, end);
   for (const Layer& layer : weights_.layers()) {
     for (int row = begin; row < end; row += kRowBlock) {
       const int rows = std::min(kRowBlock, end - row);
       const Activations in = quantise(x + static_cast<size_t>(row) * stride, stride, rows, layer.qkv, own);
-      kernels_.gemm(in, layer.qkv, Epilogue::kStore, nullptr, states.qkv.data() + static_cast<size_t>(row) * shape.qkv_stride(),
-                    shape.qkv_stride(), 0, layer.qkv.panels());
+      kernels_.gemm(in, layer.qkv, Epilogue::kStore, nullptr, own.mid.data(), shape.qkv_stride(), 0, layer.qkv.panels());
+      split_heads(own.mid.data(), states, row, rows, 0, shape.heads);
     }
     member.meet();
-    attend(piece, states, own, member);
+    attend(piece, states, own, member.begin(items), member.end(items));
     member.meet();
     for (int row = begin; row < end; row += kRowBlock) {
       const int rows = std::min(kRowBlock, end - row);
@@ -144,6 +153,8 @@ void Model::walk_panels(const Piece& piece, States& states, Scratch& own, const 
   const int rows = piece.rows(), stride = shape.hidden_stride();
   own.x.resize(static_cast<size_t>(rows) * stride);
   float *x = own.x.data(), *shared = states.x.data();
+  const int sequences = static_cast<int>(piece.sequences.size());
+  const int first_head = member.begin(shape.heads), last_head = member.end(shape.heads);
   const auto share = [&](const Activations& in, const Linear& linear, Epilogue epilogue, float* out, int out_stride) {
     kernels_.gemm(in, linear, epilogue, x, out, out_stride, member.begin(linear.panels()), member.end(linear.panels()));
     member.meet();
@@ -151,7 +162,8 @@ void Model::walk_panels(const Piece& piece, States& states, Scratch& own, const 
   embed(piece, x, 0, rows);
   for (const Layer& layer : weights_.layers()) {
     share(quantise(x, stride, rows, layer.qkv, own), layer.qkv, Epilogue::kStore, states.qkv.data(), shape.qkv_stride());
-    attend(piece, states, own, member);
+    split_heads(states.qkv.data(), states, 0, rows, first_head, last_head);
+    attend(piece, states, own, first_head * sequences, last_head * sequences);
     member.meet();
     share(quantise(states.context.data(), stride, rows, layer.project, own), layer.project, Epilogue::kResidual, shared, stride);
     normalise(shared, layer.after_attention, rows, x);
@@ -160,7 +172,6 @@ void Model::walk_panels(const Piece& piece, States& states, Scratch& own, const 
           shared, stride);
     normalise(shared, layer.after_ffn, rows, x);
   }
-  const int sequences = static_cast<int>(piece.sequences.size());
   pool(piece, x, member.begin(sequences), member.end(sequences));
   member.meet();
 }
@@ -183,19 +194,25 @@ void Model::embed(const Piece& piece, float* x, int begin, int end) const {
   }
 }
 
-void Model::attend(const Piece& piece, States& states, Scratch& own, const Member& member) const {
+void Model::split_heads(const float* qkv, States& states, int row, int rows, int head_begin, int head_end) const {
   const Shape& shape = weights_.shape();
-  const int items = static_cast<int>(piece.sequences.size()) * shape.heads;
+  for (int i = 0; i < rows; ++i)
+    kernels_.split_heads(qkv + static_cast<size_t>(i) * shape.qkv_stride(), shape, head_begin, head_end,
+                         states.rows().from(row + i, shape));
+}
+
+void Model::attend(const Piece& piece, States& states, Scratch& own, int begin, int end) const {
+  const Shape& shape = weights_.shape();
+  const int sequences = static_cast<int>(piece.sequences.size());
   int longest = 0;
   for (size_t i = 0; i < piece.sequences.size(); ++i) longest = std::max(longest, piece.starts[i + 1] - piece.starts[i]);
   own.attention.resize(kernels_.attention_bytes(shape, longest));
-  for (int item = member.begin(items); item < member.end(items); ++item) {
-    const int i = item / shape.heads;
+  for (int item = begin; item < end; ++item) {
+    const int i = item % sequences;
     const size_t start = piece.starts[i];
-    const AttentionTask task{states.qkv.data() + start * shape.qkv_stride(),
-                             shape.qkv_stride(),
+    const AttentionTask task{states.rows().from(start, shape),
                              piece.starts[i + 1] - piece.starts[i],
-                             item % shape.heads,
+                             item / sequences,
                              states.context.data() + start * shape.hidden_stride(),
                              shape.hidden_stride()};
     kernels_.attention(task, shape, own.attention.data());

@@ -32,8 +32,14 @@ class Model {
  private:
   // States of the tokens under way; shared by the members that work on them.
   struct States {
-    Array<float> x, qkv, context, mid;
-    size_t bytes() const { return x.bytes() + qkv.bytes() + context.bytes() + mid.bytes(); }
+    Array<float> x, v, context, q_scale, k_scale;
+    Array<uint8_t> q;
+    Array<int8_t> k;
+    Array<float> qkv, mid;  // only where members share a layer's outputs
+    HeadRows rows() { return {q.data(), k.data(), q_scale.data(), k_scale.data(), v.data()}; }
+    size_t bytes() const {
+      return x.bytes() + v.bytes() + context.bytes() + q_scale.bytes() + k_scale.bytes() + q.bytes() + k.bytes() + qkv.bytes() + mid.bytes();
+    }
   };
   // What a member keeps for itself.
   struct Scratch {
@@ -56,7 +62,9 @@ class Model {
   void walk_rows(const Piece& piece, States& states, Scratch& own, const Member& member) const;
   void walk_panels(const Piece& piece, States& states, Scratch& own, const Member& member) const;
   void embed(const Piece& piece, float* x, int begin, int end) const;
-  void attend(const Piece& piece, States& states, Scratch& own, const Member& member) const;
+  // Items are heads times sequences, all sequences of the first head first.
+  void attend(const Piece& piece, States& states, Scratch& own, int begin, int end) const;
+  void split_heads(const float* qkv, States& states, int row, int rows, int head_begin, int head_end) const;
   void pool(const Piece& piece, const float* x, int begin, int end) const;
   Activations quantise(const float* x, int stride, int rows, const Linear& linear, Scratch& own) const;
   void normalise(const float* x, const Norm& norm, int rows, float* out) const;

@@ -22,18 +22,14 @@ LANE_INLINE Vec gelu(Vec x) {
   return mul(x, fma(c, p, splat(0.5f)));
 }
 
-LANE_INLINE float nearest_integer(float x) { return static_cast<float>(static_cast<int>(x + 0.5f)); }  // x >= 0
-
-// 2^x to a part in 10^4 for x <= 8: enough for bytes. Below 2^-20 it may be anything under 2^-20.
+// 2^x within a part in 5,000, for bytes.
 LANE_INLINE Vec exp2_coarse(Vec x) {
-  x = max(x, splat(-20.0f));
-  const Vec n = round(x);
-  const Vec f = sub(x, n);
-  Vec p = splat(0.0558263180f);
-  p = fma(p, f, splat(0.240153617f));
-  p = fma(p, f, splat(0.693147181f));
-  p = fma(p, f, splat(1.0f));
-  return scale_by_power(p, n);
+  const Vec f = fraction(x);
+  Vec p = splat(0.077907164f);
+  p = fma(p, f, splat(0.226233194f));
+  p = fma(p, f, splat(0.695777096f));
+  p = fma(p, f, splat(0.999927827f));
+  return scale_by_power(p, x);
 }
 
 RowScale quantise(const float* x, int k, uint8_t* q) {
@@ -44,10 +40,11 @@ RowScale quantise(const float* x, int k, uint8_t* q) {
     high = max(high, v);
   }
   const float least = -largest(sub(splat(0), low)), range = std::fmax(largest(high) - least, 1e-20f);
-  const Vec inverse = splat(255.0f / range);
-  const float zero = nearest_integer(-least * (255.0f / range));
+  // 254 steps, and a zero point rounded up, keep every byte inside 0..255 without clamping.
+  const Vec inverse = splat(254.0f / range);
+  const float zero = static_cast<float>(static_cast<int>(-least * (254.0f / range)) + 1);
   for (int i = 0; i < k; i += kLanes) store_bytes(q + i, fma(load(x + i), inverse, splat(zero)));
-  return {range * (1.0f / 255.0f), zero - kShift};
+  return {range * (1.0f / 254.0f), zero - kShift};
 }
 
 void layer_norm(const float* x, const float* gain, const float* bias, int n, float eps, float* out) {

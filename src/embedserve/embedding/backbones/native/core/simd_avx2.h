@@ -23,9 +23,10 @@ LANE_INLINE Vec divide(Vec a, Vec b) { return _mm256_div_ps(a, b); }
 LANE_INLINE Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 LANE_INLINE Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 LANE_INLINE Vec abs(Vec a) { return _mm256_andnot_ps(splat(-0.0f), a); }
-LANE_INLINE Vec round(Vec a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-LANE_INLINE Vec scale_by_power(Vec a, Vec n) {  // n from -126 to 0
-  return mul(a, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23)));
+LANE_INLINE Vec fraction(Vec a) { return sub(a, _mm256_floor_ps(a)); }
+LANE_INLINE Vec scale_by_power(Vec a, Vec n) {  // a * 2^floor(n), nothing below n = -120
+  const __m256i power = _mm256_cvtps_epi32(_mm256_floor_ps(max(n, splat(-120.0f))));
+  return mul(a, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(power, _mm256_set1_epi32(127)), 23)));
 }
 LANE_INLINE float sum(Vec a) {
   __m128 h = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -42,12 +43,13 @@ LANE_INLINE Vec keep_first(Vec a, int count, float fill) {
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   return _mm256_blendv_ps(splat(fill), a, _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(count), lane)));
 }
-LANE_INLINE void store_bytes(uint8_t* p, Vec v) {  // rounded, clamped to 0..255
+LANE_INLINE void store_bytes(uint8_t* p, Vec v) {  // rounded; v from 0 to 255
   const __m256i i = _mm256_cvtps_epi32(v);
   const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
 }
 
+LANE_INLINE void store_ints(int32_t* p, Vec v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_cvtps_epi32(v)); }
 // Signed bytes of four vectors, lane by lane: a0 b0 c0 d0 a1 b1 ...
 LANE_INLINE void interleave_bytes(int8_t* p, Vec a, Vec b, Vec c, Vec d) {
   const __m256i low = _mm256_set1_epi32(255);

@@ -23,18 +23,18 @@ LANE_INLINE Vec divide(Vec a, Vec b) { return _mm512_div_ps(a, b); }
 LANE_INLINE Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 LANE_INLINE Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 LANE_INLINE Vec abs(Vec a) { return _mm512_abs_ps(a); }
-LANE_INLINE Vec round(Vec a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-LANE_INLINE Vec scale_by_power(Vec a, Vec n) { return _mm512_scalef_ps(a, n); }
+LANE_INLINE Vec fraction(Vec a) { return _mm512_reduce_ps(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }  // a - floor(a)
+LANE_INLINE Vec scale_by_power(Vec a, Vec n) { return _mm512_scalef_ps(a, n); }  // a * 2^floor(n)
 LANE_INLINE float sum(Vec a) { return _mm512_reduce_add_ps(a); }
 LANE_INLINE float largest(Vec a) { return _mm512_reduce_max_ps(a); }
 // Lanes from `count` on become `fill`.
 LANE_INLINE Vec keep_first(Vec a, int count, float fill) {
   return _mm512_mask_mov_ps(splat(fill), count >= 16 ? __mmask16(0xffff) : __mmask16((1u << count) - 1), a);
 }
-LANE_INLINE void store_bytes(uint8_t* p, Vec v) {  // rounded, clamped to 0..255
-  const __m512i i = _mm512_max_epi32(_mm512_cvtps_epi32(v), _mm512_setzero_si512());
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(i));
+LANE_INLINE void store_bytes(uint8_t* p, Vec v) {  // rounded; v from 0 to 255
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
 }
+LANE_INLINE void store_ints(int32_t* p, Vec v) { _mm512_storeu_si512(p, _mm512_cvtps_epi32(v)); }
 // Signed bytes of four vectors, lane by lane: a0 b0 c0 d0 a1 b1 ...
 LANE_INLINE void interleave_bytes(int8_t* p, Vec a, Vec b, Vec c, Vec d) {
   const __m512i low = _mm512_set1_epi32(255);

@@ -24,9 +24,10 @@ LANE_INLINE Vec divide(Vec a, Vec b) { return vdivq_f32(a, b); }
 LANE_INLINE Vec max(Vec a, Vec b) { return vmaxq_f32(a, b); }
 LANE_INLINE Vec min(Vec a, Vec b) { return vminq_f32(a, b); }
 LANE_INLINE Vec abs(Vec a) { return vabsq_f32(a); }
-LANE_INLINE Vec round(Vec a) { return vrndnq_f32(a); }
-LANE_INLINE Vec scale_by_power(Vec a, Vec n) {  // n from -126 to 0
-  return vmulq_f32(a, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23)));
+LANE_INLINE Vec fraction(Vec a) { return vsubq_f32(a, vrndmq_f32(a)); }
+LANE_INLINE Vec scale_by_power(Vec a, Vec n) {  // a * 2^floor(n), nothing below n = -120
+  const int32x4_t power = vcvtmq_s32_f32(vmaxq_f32(n, splat(-120.0f)));
+  return vmulq_f32(a, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(power, vdupq_n_s32(127)), 23)));
 }
 LANE_INLINE float sum(Vec a) { return vaddvq_f32(a); }
 LANE_INLINE float largest(Vec a) { return vmaxvq_f32(a); }
@@ -35,13 +36,14 @@ LANE_INLINE Vec keep_first(Vec a, int count, float fill) {
   const int32x4_t lane = {0, 1, 2, 3};
   return vbslq_f32(vcltq_s32(lane, vdupq_n_s32(count)), a, splat(fill));
 }
-LANE_INLINE void store_bytes(uint8_t* p, Vec v) {  // rounded, clamped to 0..255
+LANE_INLINE void store_bytes(uint8_t* p, Vec v) {  // rounded; v from 0 to 255
   const uint16x4_t words = vqmovun_s32(vcvtnq_s32_f32(v));
   const uint8x8_t bytes = vqmovn_u16(vcombine_u16(words, words));
   const uint32_t four = vget_lane_u32(vreinterpret_u32_u8(bytes), 0);
   memcpy(p, &four, 4);
 }
 
+LANE_INLINE void store_ints(int32_t* p, Vec v) { vst1q_s32(p, vcvtnq_s32_f32(v)); }
 // Signed bytes of four vectors, lane by lane: a0 b0 c0 d0 a1 b1 ...
 LANE_INLINE void interleave_bytes(int8_t* p, Vec a, Vec b, Vec c, Vec d) {
   const int32x4_t low = vdupq_n_s32(255);

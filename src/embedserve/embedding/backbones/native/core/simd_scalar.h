@@ -31,10 +31,11 @@ LANE_INLINE float nearest(float x) {
   volatile float shifted = x + 12582912.0f;
   return shifted - 12582912.0f;
 }
-LANE_INLINE Vec round(Vec a) { EACH_LANE a.at[lane] = nearest(a.at[lane]); return a; }
-LANE_INLINE Vec scale_by_power(Vec a, Vec n) {  // n from -126 to 0
+LANE_INLINE Vec fraction(Vec a) { EACH_LANE a.at[lane] -= std::floor(a.at[lane]); return a; }
+LANE_INLINE Vec scale_by_power(Vec a, Vec n) {  // a * 2^floor(n), nothing below n = -120
   EACH_LANE {
-    const uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(n.at[lane]) + 127) << 23;
+    const float floor = std::floor(n.at[lane] > -120.0f ? n.at[lane] : -120.0f);
+    const uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(floor) + 127) << 23;
     float power;
     memcpy(&power, &bits, 4);
     a.at[lane] *= power;
@@ -54,13 +55,11 @@ LANE_INLINE Vec keep_first(Vec a, int count, float fill) {
   EACH_LANE if (lane >= count) a.at[lane] = fill;
   return a;
 }
-LANE_INLINE void store_bytes(uint8_t* p, Vec v) {  // rounded, clamped to 0..255
-  EACH_LANE {
-    const int i = static_cast<int>(nearest(v.at[lane]));
-    p[lane] = static_cast<uint8_t>(i < 0 ? 0 : i > 255 ? 255 : i);
-  }
+LANE_INLINE void store_bytes(uint8_t* p, Vec v) {  // rounded; v from 0 to 255
+  EACH_LANE p[lane] = static_cast<uint8_t>(nearest(v.at[lane]));
 }
 
+LANE_INLINE void store_ints(int32_t* p, Vec v) { EACH_LANE p[lane] = static_cast<int32_t>(nearest(v.at[lane])); }
 // Signed bytes of four vectors, lane by lane: a0 b0 c0 d0 a1 b1 ...
 LANE_INLINE void interleave_bytes(int8_t* p, Vec a, Vec b, Vec c, Vec d) {
   EACH_LANE {
