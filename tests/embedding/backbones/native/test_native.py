@@ -114,7 +114,6 @@ def test_bit_equal_for_any_split(
         np.testing.assert_array_equal(together[place], backbones[1].encode([batch[i]])[0])
 
 
-@pytest.mark.quick
 def test_pooling_weights_choose_tokens(
     backbones: dict[int, NativeBackbone], weights: BundledWeights, windows: list[Window]
 ) -> None:
@@ -169,7 +168,6 @@ ODD = [
 ]
 
 
-@pytest.mark.quick
 def test_tokenizer_equals_the_plain_one(weights: BundledWeights, tokenizer: NativeTokenizer) -> None:
     plain = UnigramTokenizer(weights)
     texts = ODD + TEXTS
