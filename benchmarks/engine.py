@@ -96,7 +96,7 @@ class Work:
 def make_shapes(path: Path, quick: bool) -> dict[str, Work]:
     _, tokenizer = open_bundled(threads=1)
     source = TextSource(tokenizer, path)
-    lengths = np.clip(np.exp(np.random.default_rng(1).normal(4.1, 0.8, 64)), 10, 388)
+    lengths = np.clip(np.exp(np.random.default_rng(1).normal(4.1, 0.8, 16 if quick else 64)), 10, 388)
     wanted = {
         "a": [8],
         "b": [26] * 10,

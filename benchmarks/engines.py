@@ -214,7 +214,8 @@ def open_openvino(folder: Path, threads: int) -> Encode:
 def build_ctranslate2(folder: Path) -> None:
     from ctranslate2.specs import common_spec, transformer_spec
 
-    t, weights = read_tensors(BundledWeights()), BundledWeights()
+    weights = BundledWeights()
+    t = {name: np.array(value) for name, value in read_tensors(weights).items()}  # writable
     encoder = transformer_spec.TransformerEncoderSpec(
         12,
         HEADS,
@@ -246,8 +247,8 @@ def build_ctranslate2(folder: Path) -> None:
         linear(layer.ffn.linear_0, p + LAYER["fi"])
         linear(layer.ffn.linear_1, p + LAYER["fo"])
         norm(layer.ffn.layer_norm, p + LAYER["oln"])
-    vocabulary = [f"{i} {piece}" for i, piece in enumerate(weights.pieces)]
-    spec.register_vocabulary(vocabulary[: weights.vocabulary_size])
+    named = dict(enumerate(weights.pieces))  # the table has a few rows more than there are pieces
+    spec.register_vocabulary([f"{i} {named.get(i, '')}" for i in range(weights.vocabulary_size)])
     spec.config.unk_token = "3 <unk>"
     spec.validate()
     spec.optimize(quantization="int8")
@@ -263,7 +264,7 @@ def open_ctranslate2(folder: Path, threads: int) -> Encode:
     def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         lengths = ctranslate2.StorageView.from_array(mask.sum(1).astype(np.int32))
         view = ctranslate2.StorageView.from_array(ids.astype(np.int32))
-        kinds = ctranslate2.StorageView.from_array(np.zeros_like(ids, np.int32))
+        kinds = np.zeros_like(ids).tolist()
         return np.array(encoder.forward_batch(view, lengths, kinds).last_hidden_state)
 
     return padded(run)
