@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from embedserve.embedding.backbones.base import Window
-from embedserve.embedding.dense import PlainRecipe, open_recipe
-from embedserve.embedding.ladder import TAIL_DIMENSIONS, TAIL_WEIGHTS, LadderRecipe
+from embedserve.embedding.dense import PlainRecipe
+from embedserve.embedding.ladder import TAIL_DIMENSIONS, TAIL_WEIGHTS, LadderRecipe, open_recipe
 from embedserve.embedding.sparse import LexicalWeights
 from embedserve.embedding.tokenizer import UnigramTokenizer
 from embedserve.embedding.weights import BundledWeights

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from embedserve.embedding.backbones.base import Floats, Ids, Window
-from embedserve.embedding.sparse import LexicalWeights, Terms
+from embedserve.embedding.sparse import Terms
 
 Role = Literal["query", "document"]
 
@@ -98,23 +98,3 @@ class PlainRecipe:
             "below_native_dimension": "cut and normalised",
             "above_native_dimension": "zero-extended",
         }
-
-
-def open_recipe(name: str, lexical: LexicalWeights, hidden_size: int) -> DenseRecipe:
-    """The recipe of that name; networks other than the bundled one have no ladder and get the plain recipe.
-
-    Args:
-        name: ``ladder`` or ``plain``.
-        lexical: the lexical weights of the model's tokenizer.
-        hidden_size: width of the network's states.
-
-    Raises:
-        ValueError: another name.
-    """
-    from embedserve.embedding.ladder import LadderRecipe
-
-    if name not in ("ladder", "plain"):
-        raise ValueError(f"recipe is {name!r}, it should be 'ladder' or 'plain'")
-    if name == "ladder" and (ladder := LadderRecipe(lexical)).native_size == hidden_size:
-        return ladder
-    return PlainRecipe()

@@ -22,7 +22,8 @@ import numpy as np
 
 from embedserve.embedding.backbones.base import Backbone, Floats, Ids, Window
 from embedserve.embedding.backbones.bundled import open_bundled
-from embedserve.embedding.dense import DenseRecipe, Role, open_recipe
+from embedserve.embedding.dense import DenseRecipe, Role
+from embedserve.embedding.ladder import open_recipe
 from embedserve.embedding.recipes import Recipe, e5
 from embedserve.embedding.sparse import LexicalWeights, SparseVector, Terms
 from embedserve.embedding.tokenizer import WORD_START, Tokenizer

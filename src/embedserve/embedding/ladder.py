@@ -23,7 +23,7 @@ from importlib import resources
 import numpy as np
 
 from embedserve.embedding.backbones.base import Floats, Ids, Window
-from embedserve.embedding.dense import Role, mean_of_windows, to_unit
+from embedserve.embedding.dense import DenseRecipe, PlainRecipe, Role, mean_of_windows, to_unit
 from embedserve.embedding.sparse import LexicalWeights, Terms
 
 TOKEN_FLOOR = 0.25
@@ -108,3 +108,21 @@ class LadderRecipe:
             "above_native_dimension": "a hashed sketch of the text's terms follows",
             "sketch_share": dict(zip(map(str, TAIL_DIMENSIONS), TAIL_WEIGHTS, strict=True)),
         }
+
+
+def open_recipe(name: str, lexical: LexicalWeights, hidden_size: int) -> DenseRecipe:
+    """The recipe of that name; networks other than the bundled one have no ladder and get the plain recipe.
+
+    Args:
+        name: ``ladder`` or ``plain``.
+        lexical: the lexical weights of the model's tokenizer.
+        hidden_size: width of the network's states.
+
+    Raises:
+        ValueError: another name.
+    """
+    if name not in ("ladder", "plain"):
+        raise ValueError(f"recipe is {name!r}, it should be 'ladder' or 'plain'")
+    if name == "ladder" and (ladder := LadderRecipe(lexical)).native_size == hidden_size:
+        return ladder
+    return PlainRecipe()
