@@ -38,7 +38,7 @@ def _digest(secret: str) -> bytes:
 
 
 async def read_body(request: Request, model: type[Body]) -> Body:
-    """The request's JSON as ``model``; an absent body is an empty one. Raises EmbedserveError (400, 413)."""
+    """The request's JSON as ``model``; an absent body is an empty one. Raises EmbedserveError (400)."""
     empty = request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers
     fields = {} if empty else await read_json(request, 65_536)
     return validate(model, fields)

@@ -102,7 +102,7 @@ def _describe(operation: Operation) -> dict[str, Any]:
         "summary": (operation.handler.__doc__ or "").strip(),
         "responses": {
             str(operation.status): {"description": "Done.", "content": content},
-            **{status: ERROR for status in ("400", "401", "404", "413", "503")},
+            **{status: ERROR for status in ("400", "401", "404", "503")},
         },
     }
     parameters = []
