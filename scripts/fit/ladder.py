@@ -27,7 +27,7 @@ from embedserve.embedding.ladder import LadderMap, LadderRecipe
 from embedserve.embedding.sparse import LexicalWeights
 
 Matrix = NDArray[np.float64]
-LONGEST = 96
+LONGEST = 160
 """Tokens read of each text: what a pair has in common shows early."""
 SINGLES_PER_SOURCE = 1_200
 SOURCES_LEFT_OUT = ("code_py",)
