@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from embedserve import Embedder
 from embedserve.embedding.backbones.base import Window
 from embedserve.embedding.dense import PlainRecipe
 from embedserve.embedding.ladder import TAIL_DIMENSIONS, TAIL_WEIGHTS, LadderRecipe, open_recipe
@@ -84,3 +85,14 @@ def test_other_networks_get_the_plain_recipe(lexical):
     assert isinstance(open_recipe("ladder", lexical, 1024), PlainRecipe)
     with pytest.raises(ValueError, match="'ladder' or 'plain'"):
         open_recipe("stairs", lexical, 384)
+
+
+def test_an_instructed_query_has_no_lexical_tail(embedder: Embedder) -> None:
+    """The tail would pull back what the instruction moved (docs/quality.md)."""
+    (bare,) = embedder.embed("jaguar", text_type="query").dense
+    (instructed,) = embedder.embed("jaguar", text_type="query", instruct="Find cars").dense
+    (document,) = embedder.embed("jaguar", text_type="document", instruct="Find cars").dense
+    assert bare[384:].any()
+    assert document[384:].any()
+    assert not instructed[384:].any()
+    assert abs(float(np.linalg.norm(instructed)) - 1) < 1e-6

@@ -22,8 +22,6 @@ class DenseRecipe(Protocol):
     """What the pipeline asks of a way to make dense vectors."""
 
     name: str
-    needs_terms: bool
-    """Whether ``finish`` wants the text's :class:`~embedserve.embedding.sparse.Terms`."""
 
     def pool_weights(self, ids: Ids, prefix: int) -> Floats:
         """(n,) float32 weights of one window's tokens, special tokens included, at least one above zero.
@@ -36,6 +34,10 @@ class DenseRecipe(Protocol):
 
     def combine(self, vectors: Floats, windows: Sequence[Window]) -> Floats:
         """(windows, hidden) pooled states of one long text -> (hidden,)."""
+        ...
+
+    def needs_terms(self, dimension: int) -> bool:
+        """Whether ``finish`` wants the text's :class:`~embedserve.embedding.sparse.Terms` at this size."""
         ...
 
     def finish(self, pooled: Floats, role: Role, dimension: int, terms: Terms | None) -> Floats:
@@ -79,13 +81,15 @@ class PlainRecipe:
     """
 
     name = "plain"
-    needs_terms = False
 
     def pool_weights(self, ids: Ids, prefix: int) -> Floats:
         return np.ones(len(ids), np.float32)
 
     def combine(self, vectors: Floats, windows: Sequence[Window]) -> Floats:
         return mean_of_windows(vectors, windows)
+
+    def needs_terms(self, dimension: int) -> bool:
+        return False
 
     def finish(self, pooled: Floats, role: Role, dimension: int, terms: Terms | None) -> Floats:
         unit = to_unit(pooled[:dimension])

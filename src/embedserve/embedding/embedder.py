@@ -56,6 +56,11 @@ class Options:
         return self.text_type or "query"
 
     @property
+    def instructed(self) -> bool:
+        """Documents stay as they are, whatever ``instruct`` says."""
+        return bool(self.instruct) and self.role == "query"
+
+    @property
     def dense(self) -> bool:
         return self.output_type != "sparse"
 
@@ -246,7 +251,9 @@ class Embedder:
         dense = sparse = None
         if options.dense:
             pooled = self.recipe.combine(vectors, prepared.windows)
-            dense = self.recipe.finish(pooled, options.role, options.dimension, prepared.terms)
+            # A lexical tail knows nothing of instructions: it would pull back what the instruction moved.
+            terms = None if options.instructed else prepared.terms
+            dense = self.recipe.finish(pooled, options.role, options.dimension, terms)
         if options.sparse and prepared.terms is not None:
             sparse = self.lexical.sparse(prepared.terms, options.role)
         return Embedding(dense, sparse, prepared.tokens, prepared.cut)
@@ -296,7 +303,7 @@ class Embedder:
             tokenizer = self.tokenizer
             pieces = cut_windows(ids, prefix, tokenizer.bos_id, tokenizer.eos_id, self.backbone.window_size)
             windows = [Window(piece, self.recipe.pool_weights(piece, 1 + len(prefix))) for piece in pieces]
-        needs_terms = options.sparse or (options.dense and self.recipe.needs_terms)
+        needs_terms = options.sparse or (options.dense and self.recipe.needs_terms(options.dimension))
         return Prepared(windows, len(ids), cut, self.lexical.terms(text) if needs_terms else None)
 
     def _encode(self, windows: Sequence[Window]) -> Floats:

@@ -67,7 +67,6 @@ class LadderRecipe:
     """
 
     name = "ladder"
-    needs_terms = True
 
     def __init__(self, lexical: LexicalWeights, fitted: LadderMap | None = None) -> None:
         self._lexical = lexical
@@ -87,6 +86,9 @@ class LadderRecipe:
     def combine(self, vectors: Floats, windows: Sequence[Window]) -> Floats:
         return mean_of_windows(vectors, windows)
 
+    def needs_terms(self, dimension: int) -> bool:
+        return dimension > self.native_size
+
     def finish(self, pooled: Floats, role: Role, dimension: int, terms: Terms | None) -> Floats:
         centred: Floats = to_unit(pooled) - self._map.shifts[role]
         mapped = np.dot(centred, self._map.matrix)
@@ -105,7 +107,7 @@ class LadderRecipe:
             "name": self.name,
             "pooling": f"mean weighted by {TOKEN_FLOOR} + rarity of the token",
             "up_to_native_dimension": "one fixed map, cut and normalised",
-            "above_native_dimension": "a hashed sketch of the text's terms follows",
+            "above_native_dimension": "a hashed sketch of the terms follows; zeros for an instructed query",
             "sketch_share": dict(zip(map(str, TAIL_DIMENSIONS), TAIL_WEIGHTS, strict=True)),
         }
 

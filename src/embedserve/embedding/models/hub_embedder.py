@@ -28,8 +28,6 @@ PREFERRED_DIMENSION = 1024
 class PublishedRecipe:
     """A model's published recipe as the pipeline's :class:`~embedserve.embedding.dense.DenseRecipe`."""
 
-    needs_terms = False
-
     def __init__(self, model: Recipe, fingerprint: str) -> None:
         self.name = model.name
         self.fingerprint = fingerprint
@@ -40,6 +38,9 @@ class PublishedRecipe:
 
     def combine(self, vectors: Floats, windows: Sequence[Window]) -> Floats:
         return mean_of_windows(vectors, windows)
+
+    def needs_terms(self, dimension: int) -> bool:
+        return False
 
     def finish(self, pooled: Floats, role: object, dimension: int, terms: Terms | None) -> Floats:
         row: Floats = cut_and_normalise(pooled[None, : self._model.native_size], dimension)[0]
