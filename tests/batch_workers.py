@@ -74,6 +74,11 @@ def start_worker(settings: Settings, seconds_per_token: float) -> multiprocessin
     return process
 
 
+def key_of(jobs: Jobs) -> str:
+    """The id of the one key there is: of whom the jobs are."""
+    return jobs.runner.service.accounts.keys.list()[0].id
+
+
 def submit_batch(jobs: Jobs, id: str, lines: list[bytes]) -> Job:
     """A batch with a given id: ids of lines derive from it, so two runs can be compared byte for byte."""
     return _submit(jobs, id, "batch", b"\n".join(lines), EMBEDDINGS, "")
@@ -91,7 +96,7 @@ def _submit(jobs: Jobs, id: str, kind: str, content: bytes, endpoint: str, model
         id=id,
         kind=kind,  # type: ignore[arg-type]
         workspace=WORKSPACE,
-        key_id="key_test",
+        key_id=key_of(jobs),
         request_id=id,
         endpoint=endpoint,
         model=model,

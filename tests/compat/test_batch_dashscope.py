@@ -14,9 +14,13 @@ from typing import Any
 import dashscope
 import httpx
 import pytest
+import sqlalchemy as sa
 from dashscope import BatchTextEmbedding
 from dashscope.common.error import InvalidTask
 
+from embedserve.accounts.keys import KeyStore
+from embedserve.storage.database import Database
+from embedserve.storage.tables import usage_requests
 from serving import Server
 
 MODEL = "text-embedding-async-v2"
@@ -79,13 +83,13 @@ def sdk(server: Server, monkeypatch: pytest.MonkeyPatch) -> type[BatchTextEmbedd
     return BatchTextEmbedding
 
 
-def upload(server: Server, content: bytes, name: str = "in.txt") -> str:
+def upload(server: Server, content: bytes, name: str = "in.txt", workspace: str = "default") -> str:
     """The content URL of an uploaded file."""
     answer = httpx.post(
         f"{server.openai_url}/files",
         files={"file": (name, content)},
         data={"purpose": "batch"},
-        headers=server.headers,
+        headers=server.headers | {"X-DashScope-WorkSpace": workspace},
     )
     return f"{server.openai_url}/files/{answer.json()['id']}/content"
 
@@ -236,6 +240,50 @@ def test_only_pending_tasks_can_be_cancelled(
     gate.set()
     for task in running:
         assert sdk.wait(task).output.task_status == "SUCCEEDED"
+
+
+def test_a_revoked_key_fails_its_task_and_the_link_holds_what_is_done(
+    sdk: type[BatchTextEmbedding], server: Server
+) -> None:
+    database = Database.open(server.data_dir)
+    keys = KeyStore(database)
+    (leaver, secret), (_, colleague) = (keys.create(name, "team") for name in ("leaver", "colleague"))
+    url = upload(server, b"\n".join(b"text %d" % i for i in range(8000)), workspace="team")
+    until = time.monotonic() + 30
+    while (task := sdk.async_call(MODEL, url=url, api_key=secret)).status_code == 401:
+        assert time.monotonic() < until  # a server looks for new keys twice a second
+        time.sleep(0.05)
+    while not billed(database, leaver.id):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    keys.revoke(leaver.id)
+    done = sdk.wait(task.output.task_id, api_key=colleague)
+    assert (done.status_code, done.output.task_status) == (200, "FAILED")
+    assert done.output["code"] == "InvalidApiKey"
+    assert "revoked" in done.output["message"]
+    lines = read_result(done.output["url"])
+    assert 0 < len(lines) == billed(database, leaver.id) < 8000
+    assert done.usage.total_tokens == sum(line["usage"]["total_tokens"] for line in lines)
+    database.close()
+
+
+def billed(database: Database, key_id: str) -> int:
+    with database.read() as connection:
+        count = sa.select(sa.func.count()).where(usage_requests.c.key_id == key_id)
+        return connection.execute(count).scalar_one()
+
+
+def test_a_model_that_the_key_may_not_use_makes_no_task(
+    sdk: type[BatchTextEmbedding], server: Server
+) -> None:
+    database = Database.open(server.data_dir)
+    _, secret = KeyStore(database).create("narrow", models=["text-embedding-v4"])
+    database.close()
+    url, until = "http://example.invalid/a.txt", time.monotonic() + 30
+    while (answer := sdk.async_call(MODEL, url=url, api_key=secret)).status_code == 401:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert (answer.status_code, answer.code, answer.message) == (403, "AccessDenied", "Access denied.")
 
 
 def test_the_list_filters_and_pages(sdk: type[BatchTextEmbedding], server: Server) -> None:

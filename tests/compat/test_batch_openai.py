@@ -11,9 +11,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from openai import APIStatusError, BadRequestError, ConflictError, NotFoundError, OpenAI
+from openai import APIStatusError, AuthenticationError, BadRequestError, ConflictError, NotFoundError, OpenAI
 from openai.types import Batch
 
+from embedserve.accounts.keys import KeyStore
+from embedserve.storage.database import Database
 from serving import Server
 
 DONE = ("completed", "failed", "expired", "cancelled")
@@ -348,6 +350,44 @@ def test_cancel_answers_the_open_lines(client: OpenAI, server: Server) -> None:
     assert billed(server)[0] - before[0] == counts.completed
     with pytest.raises(ConflictError):
         client.batches.cancel(batch.id)
+
+
+def test_a_revoked_key_ends_its_batch_and_keeps_what_is_done(client: OpenAI, server: Server) -> None:
+    before = billed(server)
+    database = Database.open(server.data_dir)
+    keys = KeyStore(database)
+    (leaver, secret), (_, colleague) = (keys.create(name, "team") for name in ("leaver", "colleague"))
+    owner, reader = client.with_options(api_key=secret), client.with_options(api_key=colleague)
+    until = time.monotonic() + 30
+    while not (is_let_in(owner) and is_let_in(reader)):  # a server looks for new keys twice a second
+        assert time.monotonic() < until
+    lines = [line(str(i), input=[f"text {i}, row {j}" for j in range(8)]) for i in range(500)]
+    batch = create(owner, upload(owner, *lines))
+    while not (counts := reader.batches.retrieve(batch.id).request_counts) or not counts.completed:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    keys.revoke(leaver.id)
+    database.close()
+    batch = wait(reader, batch)
+    assert (batch.status, batch.error_file_id) == ("failed", None)
+    assert batch.failed_at is not None
+    assert batch.errors is not None
+    assert [entry.code for entry in batch.errors.data or []] == ["invalid_api_key"]
+    counts = batch.request_counts
+    assert counts is not None
+    assert 0 < counts.completed < counts.total == 500
+    assert counts.failed == 0
+    assert len(lines_of(reader, batch.output_file_id)) == counts.completed == billed(server)[0] - before[0]
+    assert not is_let_in(owner)
+
+
+def is_let_in(client: OpenAI) -> bool:
+    try:
+        client.files.list()
+    except AuthenticationError:
+        time.sleep(0.05)
+        return False
+    return True
 
 
 def test_the_list_filters_and_pages(client: OpenAI, server: Server) -> None:

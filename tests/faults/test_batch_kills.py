@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from batch_workers import (
     WORKSPACE,
     embedding_line,
+    key_of,
     open_jobs,
     open_service,
     start_worker,
@@ -73,20 +74,20 @@ def collect(jobs: Jobs, rounds: int) -> dict[str, bytes]:
     return found
 
 
-def ledger(jobs: Jobs) -> tuple[set[tuple[str, int, str]], list[tuple[str, str, int, int]]]:
+def ledger(jobs: Jobs) -> tuple[set[tuple[str, int, str]], list[tuple[str, int, int]]]:
     """(rows, daily sums) of the batch door."""
     row, day = usage_requests.c, usage_daily.c
     with jobs.queue.database.read() as connection:
         rows = connection.execute(sa.select(row.request_id, row.tokens, row.model).where(row.door == "batch"))
         sums = connection.execute(
-            sa.select(day.model, day.key_id, sa.func.sum(day.requests), sa.func.sum(day.tokens))
-            .where(day.door == "batch")
-            .group_by(day.model, day.key_id)
+            sa.select(day.model, sa.func.sum(day.requests), sa.func.sum(day.tokens))
+            .where(day.door == "batch", day.key_id == key_of(jobs))
+            .group_by(day.model)
             .order_by(day.model)
         )
         listed = rows.all()
         assert len(listed) == len({r.request_id for r in listed})
-        return {tuple(r) for r in listed}, [(m, k, int(n), int(t)) for m, k, n, t in sums]  # type: ignore[misc]
+        return {tuple(r) for r in listed}, [(m, int(n), int(t)) for m, n, t in sums]  # type: ignore[misc]
 
 
 def test_kills_change_neither_the_results_nor_the_bill(tmp_path: Path, database_url: str) -> None:

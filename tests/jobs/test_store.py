@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,15 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from batch_workers import WORKSPACE, embedding_line, open_jobs, open_service, submit_batch, submit_task
+from batch_workers import (
+    WORKSPACE,
+    embedding_line,
+    key_of,
+    open_jobs,
+    open_service,
+    submit_batch,
+    submit_task,
+)
 from embedserve.errors import EmbedserveError
 from embedserve.jobs.files import FileStore
 from embedserve.jobs.leases import Worker
@@ -20,7 +29,7 @@ from embedserve.jobs.queue import ChunkResult
 from embedserve.jobs.records import ENDED, Chunk, Job
 from embedserve.jobs.store import Jobs
 from embedserve.settings import Settings
-from embedserve.storage.tables import files, job_chunks, jobs, usage_requests
+from embedserve.storage.tables import api_keys, files, job_chunks, jobs, stamps, usage_requests
 
 Made = Callable[..., Jobs]
 
@@ -288,18 +297,87 @@ def test_unfinished_jobs_are_limited(make: Made, monkeypatch: pytest.MonkeyPatch
     assert (caught.value.status, caught.value.code) == (429, "Throttling.AllocationQuota")
 
 
-def test_a_budget_holds_for_batches_too(make: Made) -> None:
+def limit_key(store: Jobs, **values: object) -> None:
+    """Change the key as no command can."""
+    change(store, api_keys, **values)
+    change(store, stamps, value=stamps.c.value + 1)
+    store.runner.service.accounts.refresh()
+
+
+def test_a_spent_budget_ends_a_batch_with_what_it_paid_for(make: Made) -> None:
     store = make()
-    submit_batch(store, "b", lines(100))
-    change(store, jobs, options=orjson.dumps({"models": None, "budget": 0.0}).decode())
+    submit_batch(store, "b", lines(1000))
+    prices = store.runner.service.accounts.plan
+    tokens = 20 * 64  # some of the lines
+    limit_key(store, budget=prices.cost("text-embedding-v4", "batch", tokens))
     (job,) = finish(store, "b")
-    assert (job.status, job.completed, job.failed, billed(store)) == ("completed", 0, 100, 0)
+    assert (job.status, job.failed, job.error_file_id) == ("failed", 0, None)
+    assert [entry["code"] for entry in orjson.loads(job.errors or "")] == ["Arrearage"]
+    assert 0 < job.completed == billed(store) < 1000
+    assert job.tokens <= tokens
+    output = b"".join(store.files.blocks(store.files.get(WORKSPACE, job.output_file_id or "")))
+    assert len(output.splitlines()) == job.completed
+
+
+def test_a_revoked_key_ends_its_jobs_within_a_chunk_on_every_node(make: Made) -> None:
+    here, there = make("here"), make("there")
+    submit_batch(here, "b", lines(4000))
+    submit_task(here, "t", b"".join(b"line %d\n" % i for i in range(4000)))
+    seen: list[int] = []
+
+    async def revoke_half_way() -> None:
+        service = there.runner.service
+        await service.engine.scheduler.start()
+        await service.accounts.start()  # looks for changes, as every server does
+        await there.start()
+        try:
+            while not all(job.completed > 100 for job in find(here, "b", "t")):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            await asyncio.to_thread(here.runner.service.accounts.revoke_key, key_of(here))
+            seen.extend(job.completed for job in find(here, "b", "t"))
+            while not all(job.status in ENDED for job in find(here, "b", "t")):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        finally:
+            await there.runner.close()
+            await service.engine.scheduler.close()
+
+    run(here, revoke_half_way)
+    done = find(here, "b", "t")
+    assert [job.status for job in done] == ["failed", "failed"]
+    codes = [[entry["code"] for entry in orjson.loads(job.errors or "")] for job in done]
+    assert codes == [["invalid_api_key"], ["InvalidApiKey"]]
+    assert all(before <= job.completed < 4000 for job, before in zip(done, seen, strict=True))
+    assert sum(job.completed for job in done) == billed(here)
+    for job in done:
+        output = b"".join(here.files.blocks(here.files.get(WORKSPACE, job.output_file_id or "")))
+        plain = gzip.decompress(output) if job.kind == "task" else output
+        assert len(plain.splitlines()) == job.completed
+    submit_batch(here, "late", lines(2))
+    (late,) = finish(make("late"), "late")
+    assert (late.status, late.completed, late.in_progress_at) == ("failed", 0, None)
+
+
+def test_a_key_that_expires_ends_its_jobs(make: Made) -> None:
+    store = make()
+    submit_batch(store, "b", lines(2))
+    limit_key(store, expires_at=time.time() - 1)
+    (job,) = finish(store, "b")
+    assert (job.status, job.completed, billed(store)) == ("failed", 0, 0)
+
+
+def test_a_key_that_was_made_on_another_node_a_moment_ago_is_known(make: Made) -> None:
+    here, there = make("here"), make("there")
+    made, _ = here.runner.service.accounts.create_key("new")
+    submit_batch(here, "b", lines(2))
+    change(here, jobs, key_id=made.id)
+    (job,) = finish(there, "b")
+    assert (job.status, job.completed) == ("completed", 2)
 
 
 def test_models_that_a_key_may_not_use_fail_line_by_line(make: Made) -> None:
     store = make()
     submit_batch(store, "b", lines(2))
-    change(store, jobs, options=orjson.dumps({"models": ["text-embedding-v3"], "budget": None}).decode())
+    limit_key(store, models='["text-embedding-v3"]')
     (job,) = finish(store, "b")
     assert (job.completed, job.failed) == (0, 2)
 

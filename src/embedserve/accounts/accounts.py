@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from embedserve.accounts.caller import Caller
 from embedserve.accounts.charges import Charge, Door
-from embedserve.accounts.errors import model_denied, too_many_requests, too_many_tokens
+from embedserve.accounts.errors import key_ended, model_denied, too_many_requests, too_many_tokens
 from embedserve.accounts.keys import ANY_WORKSPACE, KeyRecord, KeyStore, KeyView
 from embedserve.accounts.ledger import Ledger
 from embedserve.accounts.limits import Demand, Limiter, MemoryLimiter, Refusal, Ticket, demand
@@ -136,6 +136,24 @@ class Accounts:
             EmbedserveError: 401 for the key; 401 or 404 for the workspace.
         """
         return self._view.authenticate(secret, workspace)
+
+    def find_caller(self, key_id: str, workspace: str) -> Caller:
+        """The caller who put work in earlier, as the key is now. Blocks if the key is not in memory.
+
+        Raises:
+            EmbedserveError: 401, the key was revoked or has expired.
+        """
+        caller = self._view.find(key_id, workspace)
+        if caller is None:
+            self.refresh()  # made on another node a moment ago, perhaps
+            caller = self._view.find(key_id, workspace)
+        if caller is None:
+            raise key_ended()
+        return caller
+
+    def is_active(self, key_id: str) -> bool:
+        """From memory: false within a second of a revocation on any node, and at once when a key expires."""
+        return self._view.find(key_id, "") is not None
 
     @property
     def degraded(self) -> bool:

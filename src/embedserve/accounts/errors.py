@@ -37,6 +37,24 @@ def wrong_key() -> EmbedserveError:
     )
 
 
+def key_ended() -> EmbedserveError:
+    """The key that submitted a job, when its turn comes. Who asks for the job holds another key of the same
+    workspace, and may know."""
+    return EmbedserveError(
+        "The API-key that submitted this job was revoked or has expired: submit it again with another key. "
+        "What was done until then is kept.",
+        status=401,
+        code="InvalidApiKey",
+        openai_code="invalid_api_key",
+        openai_type="invalid_request_error",
+    )
+
+
+def ends_the_work(error: EmbedserveError) -> bool:
+    """Whether an error is about the key or its money, so that whatever follows would meet it too."""
+    return error.code in ("InvalidApiKey", "Arrearage")
+
+
 def foreign_workspace() -> EmbedserveError:
     """Not the key's workspace, or none at all: one answer for both, so that nobody can probe for names."""
     return EmbedserveError(

@@ -209,6 +209,7 @@ class KeyView:
 
     def __init__(self) -> None:
         self._by_digest: dict[str, tuple[str, KeyRecord, float | None]] = {}
+        self._by_id: dict[str, KeyRecord] = {}
         self.budgeted: frozenset[str] = frozenset()
         self.version = -1
 
@@ -221,6 +222,7 @@ class KeyView:
                 ends = [record.old_until, *([record.expires_at] if record.expires_at is not None else [])]
                 known[record.old_digest] = (record.old_digest, record, min(ends))
         self._by_digest, self.version = known, version
+        self._by_id = {record.id: record for record in usable}
         self.budgeted = frozenset(record.id for record in usable if record.budget is not None)
 
     def authenticate(self, secret: str | None, workspace: str | None) -> Caller:
@@ -234,15 +236,16 @@ class KeyView:
             raise wrong_key()
         if until is not None and until <= time.time():
             raise wrong_key()
-        return Caller(
-            record.id,
-            record.name,
-            _choose_workspace(record.workspace, workspace),
-            record.models,
-            record.rpm,
-            record.tpm,
-            record.budget,
-        )
+        return _caller(record, _choose_workspace(record.workspace, workspace))
+
+    def find(self, key_id: str, workspace: str) -> Caller | None:
+        """The caller behind a key that is active, by its id; for work that it put in earlier."""
+        record = self._by_id.get(key_id)
+        return _caller(record, workspace) if record is not None and record.state() == "active" else None
+
+
+def _caller(record: KeyRecord, workspace: str) -> Caller:
+    return Caller(record.id, record.name, workspace, record.models, record.rpm, record.tpm, record.budget)
 
 
 def _choose_workspace(own: str, asked: str | None) -> str:

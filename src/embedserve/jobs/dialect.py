@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from embedserve.accounts.accounts import Reservation
+from embedserve.accounts.caller import Caller
+from embedserve.errors import EmbedserveError
 from embedserve.jobs.records import Job, Problem
 from embedserve.service import EmbeddingService
 
@@ -61,16 +63,22 @@ class Dialect(Protocol):
 
     def open_checker(self, job: Job) -> Checker: ...
 
+    def refusal(self, error: EmbedserveError) -> Problem:
+        """An error that ends the job, in the dialect's words."""
+        ...
+
     def problem(self, what: str, **values: Any) -> Problem:
         """A problem with the file as a whole: ``empty``, ``too_many_lines``, ``line_too_long``,
         ``too_large``, ``missing`` or ``storage_full``."""
         ...
 
-    async def answer(self, service: EmbeddingService, job: Job, number: int, line: bytes) -> Answer:
+    async def answer(
+        self, service: EmbeddingService, caller: Caller, job: Job, number: int, line: bytes
+    ) -> Answer:
         """Answer a line; refusals become failed answers.
 
         Raises:
-            EmbedserveError: with status 429 or 503, to be tried again.
+            EmbedserveError: what is not about this line (:func:`.errors.outlives_the_line`).
         """
         ...
 

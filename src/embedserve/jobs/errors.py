@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+from embedserve.accounts.errors import ends_the_work
 from embedserve.errors import EmbedserveError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -39,6 +40,12 @@ class StorageFullError(EmbedserveError):
             openai_code="storage_full",
             openai_type="server_error",
         )
+
+
+def outlives_the_line(error: EmbedserveError) -> bool:
+    """Whether an error is no answer to the line that met it: there is no room now (to be tried again), or
+    the key or its money has ended (so that no other line can be run either)."""
+    return error.status in (429, 503) or ends_the_work(error)
 
 
 def is_full(error: OSError) -> bool:

@@ -34,13 +34,19 @@ OUTPUT, ERROR = ".output", ".error"
 
 @dataclass(frozen=True, slots=True)
 class ChunkResult:
-    """What running a chunk gave. ``usage`` has (request id, tokens) of each line that is billed."""
+    """What running a chunk gave.
+
+    Attributes:
+        usage: (request id, tokens) of each line that is billed.
+        problem: why the job ends here, as failed; lines of the chunk that were not run count as nothing.
+    """
 
     completed: int
     failed: int
     output_bytes: int
     error_bytes: int
     usage: Sequence[tuple[str, int]]
+    problem: Problem | None = None
 
 
 class _LeaseLostError(Exception):
@@ -292,6 +298,9 @@ class JobQueue:
                 chunks_left=jobs.c.chunks_left - 1,
             )
         )
+        if result.problem is not None:
+            self._fail(connection, job.id, [result.problem], now)
+            return billed
         left = sa.select(jobs.c.chunks_left).where(jobs.c.id == job.id)
         if not connection.execute(left).scalar_one():
             ends: dict[Status, Status] = {"cancelling": "cancelled", "finalizing": "expired"}
@@ -317,9 +326,7 @@ class JobQueue:
             current = self._lock(connection, job.id)
             if current is None or current.status in ENDED:
                 return False
-            listed = orjson.dumps([problem.as_dict() for problem in problems]).decode()
-            connection.execute(sa.update(jobs).where(jobs.c.id == job.id).values(errors=listed))
-            self._end(connection, job.id, "failed", time.time())
+            self._fail(connection, job.id, problems, time.time())
         return True
 
     def expire_due(self) -> bool:
@@ -369,6 +376,11 @@ class JobQueue:
     def _lock(self, connection: Connection, id: str) -> Job | None:
         row = connection.execute(sa.select(jobs).where(jobs.c.id == id).with_for_update()).mappings().first()
         return Job.of(row) if row else None
+
+    def _fail(self, connection: Connection, id: str, problems: Sequence[Problem], now: float) -> None:
+        listed = orjson.dumps([problem.as_dict() for problem in problems]).decode()
+        connection.execute(sa.update(jobs).where(jobs.c.id == id).values(errors=listed))
+        self._end(connection, id, "failed", now)
 
     def _end(self, connection: Connection, id: str, status: Status, now: float) -> None:
         """Set the final status and make files of what there is."""

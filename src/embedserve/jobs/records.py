@@ -9,8 +9,6 @@ from typing import Any, Literal, Self
 
 import orjson
 
-from embedserve.accounts.caller import Caller
-
 Kind = Literal["batch", "task"]
 Status = Literal[
     "validating", "in_progress", "finalizing", "cancelling", "completed", "failed", "expired", "cancelled"
@@ -86,28 +84,9 @@ class Job(_Row):
         loaded: dict[str, Any] = orjson.loads(self.options)
         return loaded
 
-    @property
-    def caller(self) -> Caller:
-        """The key that submitted the job, with the models and the budget it had then."""
-        given = self.settings
-        models = given.get("models")
-        return Caller(
-            self.key_id,
-            "",
-            self.workspace,
-            models=None if models is None else frozenset(models),
-            budget=given.get("budget"),
-        )
-
     def line_id(self, number: int) -> str:
         """The request id of line ``number`` (from 0), the same on every run: it is billed only once."""
         return str(uuid.uuid5(_LINE_IDS, f"{self.id}/{number}"))
-
-
-def options_of(caller: Caller, **more: Any) -> str:
-    """The options of a job of this caller: what :attr:`Job.caller` and the dialect need to know later."""
-    models = None if caller.models is None else sorted(caller.models)
-    return orjson.dumps({"models": models, "budget": caller.budget, **more}).decode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ from typing import ParamSpec, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from embedserve.accounts.caller import Caller
+from embedserve.accounts.errors import ends_the_work, key_ended
 from embedserve.errors import EmbedserveError
 from embedserve.jobs.dialect import Answer, Dialect
 from embedserve.jobs.download import download
@@ -28,7 +30,7 @@ from embedserve.jobs.guard import UrlGuard
 from embedserve.jobs.leases import Worker
 from embedserve.jobs.plan import make_plan, read_chunk
 from embedserve.jobs.queue import ERROR, OUTPUT, ChunkResult, JobQueue
-from embedserve.jobs.records import Chunk, Job, Kind, Problem
+from embedserve.jobs.records import Chunk, Job, Kind
 from embedserve.jobs.upkeep import Upkeep
 from embedserve.service import EmbeddingService
 
@@ -176,6 +178,7 @@ class Runner:
     async def _check(self, job: Job) -> None:
         dialect = self.dialects[job.kind]
         try:
+            await self._caller_of(job)
             await self._thread(self._fetch, job, dialect)
             plan = await self._thread(make_plan, self._input(job), job, dialect)
             problems = plan.problems
@@ -184,11 +187,18 @@ class Runner:
         except FileNotFoundError:
             problems = [dialect.problem("missing")]
         except EmbedserveError as error:
-            problems = [Problem(error.code, error.message)]
+            problems = [dialect.refusal(error)]
         if problems:
             await self._thread(self.queue.fail, job, problems)
         else:
             await self._thread(self.queue.begin, job, self.worker.name, plan.model, plan.chunks)
+
+    async def _caller_of(self, job: Job) -> Caller:
+        """Whose work it is, as the key is now. Raises EmbedserveError (401) if it has ended."""
+        find = self.service.accounts.find_caller
+        if self.service.accounts.is_active(job.key_id):
+            return find(job.key_id, job.workspace)
+        return await self._thread(find, job.key_id, job.workspace)
 
     def _input(self, job: Job) -> Path:
         if job.input_file_id:
@@ -217,6 +227,7 @@ class Runner:
     async def _run(self, job: Job, chunk: Chunk) -> None:
         dialect = self.dialects[job.kind]
         answers: Sequence[Answer] = []
+        end: EmbedserveError | None = None
         try:
             lines = [
                 (number, line)
@@ -224,10 +235,11 @@ class Runner:
                 if line.strip()
             ]
             if job.status == "in_progress":
-                answers = await self._answer_all(dialect, job, lines)
+                caller = await self._caller_of(job)
+                answers, end = await self._answer_all(dialect, caller, job, lines)
             else:
                 answers = [dialect.decline(job, number, line) for number, line in lines]
-            await self._book(job, chunk, dialect, answers)
+            await self._book(job, chunk, dialect, answers, end)
         except _PostponedError:
             await self._thread(self.queue.postpone_chunk, job, chunk, self.worker.name)
         except StorageFullError as error:
@@ -235,12 +247,23 @@ class Runner:
             await self._thread(self.queue.fail, job, [dialect.problem("storage_full", message=error.message)])
         except FileNotFoundError:
             await self._thread(self.queue.fail, job, [dialect.problem("missing")])
+        except EmbedserveError as error:
+            if not ends_the_work(error):
+                raise
+            await self._thread(self.queue.fail, job, [dialect.refusal(error)])
         finally:
             for answer in answers:
                 if answer.reservation is not None:
                     await self.service.accounts.release(answer.reservation)
 
-    async def _book(self, job: Job, chunk: Chunk, dialect: Dialect, answers: Sequence[Answer]) -> None:
+    async def _book(
+        self,
+        job: Job,
+        chunk: Chunk,
+        dialect: Dialect,
+        answers: Sequence[Answer],
+        end: EmbedserveError | None,
+    ) -> None:
         sizes = await self._thread(self._write, job, chunk, dialect, answers)
         good = [answer for answer in answers if answer.ok]
         result = ChunkResult(
@@ -249,9 +272,10 @@ class Runner:
             output_bytes=sizes[0],
             error_bytes=sizes[1],
             usage=[(answer.request_id, answer.tokens) for answer in good if answer.tokens],
+            problem=dialect.refusal(end) if end else None,
         )
         if not await self._thread(self._finish, job, chunk, result):
-            log.warning("job %s: chunk %d was taken over; nothing is booked here", job.id, chunk.number)
+            log.warning("job %s: chunk %d was taken over, or the job ended: not booked", job.id, chunk.number)
 
     def _finish(self, job: Job, chunk: Chunk, result: ChunkResult) -> bool:
         """Book a chunk and tell the accounts of it; false if another worker has taken it over."""
@@ -277,18 +301,25 @@ class Runner:
         return sizes[0], sizes[1]
 
     async def _answer_all(
-        self, dialect: Dialect, job: Job, lines: Sequence[tuple[int, bytes]]
-    ) -> list[Answer]:
+        self, dialect: Dialect, caller: Caller, job: Job, lines: Sequence[tuple[int, bytes]]
+    ) -> tuple[list[Answer], EmbedserveError | None]:
+        """The answers, and why they are not all there: the key or its money came to an end."""
         room = asyncio.Semaphore(LINES_AT_A_TIME)
         until = time.monotonic() + PATIENCE_SECONDS
+        ends: list[EmbedserveError] = []
 
-        async def answer(number: int, line: bytes) -> Answer:
+        async def answer(number: int, line: bytes) -> Answer | None:
             async with room:
-                return await self._answer(dialect, job, number, line, until)
+                if not ends:
+                    try:
+                        return await self._answer(dialect, caller, job, number, line, until)
+                    except EmbedserveError as error:
+                        ends.append(error)
+                return None
 
         tasks = [asyncio.ensure_future(answer(number, line)) for number, line in lines]
         try:
-            return await asyncio.gather(*tasks)
+            answers = await asyncio.gather(*tasks)
         except BaseException:
             for task in tasks:
                 task.cancel()
@@ -297,13 +328,24 @@ class Runner:
                 if isinstance(item, Answer) and item.reservation is not None:
                     await self.service.accounts.release(item.reservation)
             raise
+        return [item for item in answers if item is not None], ends[0] if ends else None
 
-    async def _answer(self, dialect: Dialect, job: Job, number: int, line: bytes, until: float) -> Answer:
-        """Answer a line, waiting for room in the engine where there is none."""
+    async def _answer(
+        self, dialect: Dialect, caller: Caller, job: Job, number: int, line: bytes, until: float
+    ) -> Answer:
+        """Answer a line, waiting for room in the engine where there is none.
+
+        Raises:
+            EmbedserveError: the key or its money has ended.
+        """
         while True:
+            if not self.service.accounts.is_active(caller.key_id):
+                raise key_ended()
             try:
-                return await dialect.answer(self.service, job, number, line)
+                return await dialect.answer(self.service, caller, job, number, line)
             except EmbedserveError as error:
+                if ends_the_work(error):
+                    raise
                 if time.monotonic() > until:
                     raise _PostponedError from error
                 await asyncio.sleep(min(error.retry_after or 1.0, 5.0))

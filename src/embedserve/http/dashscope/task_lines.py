@@ -14,9 +14,11 @@ from typing import Any
 
 import orjson
 
+from embedserve.accounts.caller import Caller
 from embedserve.errors import EmbedserveError, internal
 from embedserve.http.fields import BEIJING
 from embedserve.jobs.dialect import Answer
+from embedserve.jobs.errors import outlives_the_line
 from embedserve.jobs.records import Job, Problem, Status
 from embedserve.service import EmbeddingService, EmbedReply, EmbedRequest
 
@@ -69,14 +71,19 @@ class TaskLines:
         code, words = _WORDS[what]
         return Problem(code, words.format(**values))
 
-    async def answer(self, service: EmbeddingService, job: Job, number: int, line: bytes) -> Answer:
+    def refusal(self, error: EmbedserveError) -> Problem:
+        return Problem(error.code, error.message)
+
+    async def answer(
+        self, service: EmbeddingService, caller: Caller, job: Job, number: int, line: bytes
+    ) -> Answer:
         text = line.decode("utf-8-sig" if number == 0 else "utf-8").rstrip("\r\n")
         id = job.line_id(number)
         request = EmbedRequest(job.model, [text], text_type=job.settings.get("text_type"), lane="bulk")
         try:
-            answer, reservation = await service.compute(job.caller, request, id)
+            answer, reservation = await service.compute(caller, request, id)
         except EmbedserveError as error:
-            if error.status in (429, 503):
+            if outlives_the_line(error):
                 raise
             return Answer(False, partial(failure_line, number, error))
         except Exception:  # one line must not hold up the others, nor the job for ever

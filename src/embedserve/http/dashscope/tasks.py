@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from embedserve.accounts.caller import Caller
+from embedserve.accounts.errors import model_denied
 from embedserve.catalogue import ASYNC_MODELS, find_model
 from embedserve.errors import EmbedserveError
 from embedserve.http.context import authenticate, jobs_of, request_id_of, service_of
@@ -24,7 +25,7 @@ from embedserve.http.fields import choice, stamp
 from embedserve.http.json import reply
 from embedserve.http.openai.files import stream_file
 from embedserve.jobs.guard import refused
-from embedserve.jobs.records import Job, options_of
+from embedserve.jobs.records import Job
 from embedserve.jobs.store import Jobs
 from embedserve.storage.tables import jobs as table
 
@@ -58,6 +59,8 @@ def draft_task(request: Request, body: dict[str, Any], caller: Caller, jobs: Job
     if model not in ASYNC_MODELS:
         find_model(model)
         raise EmbedserveError(NO_ASYNC, status=403, code="AccessDenied")
+    if caller.models is not None and model not in caller.models:
+        raise model_denied()
     given, parameters = body.get("input"), body.get("parameters")
     parameters = {} if parameters is None else parameters
     if given is None:
@@ -79,7 +82,7 @@ def draft_task(request: Request, body: dict[str, Any], caller: Caller, jobs: Job
         created_at=now,
         deadline=now + TASK_SECONDS,
         model=model,
-        options=options_of(caller, text_type=text_type),
+        options=orjson.dumps({"text_type": text_type}).decode(),
         **find_input(request, url, caller, jobs),
     )
 
@@ -113,10 +116,10 @@ async def get_task(request: Request) -> Response:
         unknown = {"task_id": id, "task_status": "UNKNOWN"}
         return _reply({"request_id": request_id, "output": unknown})
     output, usage = describe(job), None
-    if job.status == "completed":
+    if job.output_file_id:  # of a task that failed half way too: what is there was billed
         output["url"] = result_url(request, job)
         usage = {"total_tokens": job.tokens}
-    elif job.status == "failed" and job.errors:
+    if job.status == "failed" and job.errors:
         problem = orjson.loads(job.errors)[0]
         output |= {"code": problem["code"], "message": problem["message"]}
     elif job.status == "expired":

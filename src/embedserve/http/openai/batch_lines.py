@@ -14,12 +14,14 @@ from typing import Any
 
 import orjson
 
+from embedserve.accounts.caller import Caller
 from embedserve.catalogue import MODELS
 from embedserve.embedding.embedder import Embedding
 from embedserve.errors import EmbedserveError, internal
 from embedserve.http.openai.parsing import parse, wants_nothing
 from embedserve.http.openai.rendering import error_body, render_reply
 from embedserve.jobs.dialect import Answer
+from embedserve.jobs.errors import outlives_the_line
 from embedserve.jobs.records import Job, Problem
 from embedserve.service import EmbeddingService, EmbedReply
 
@@ -153,7 +155,12 @@ class BatchLines:
         code, words = _WORDS[what]
         return Problem(code, words.format(**values), None, values.get("line"))
 
-    async def answer(self, service: EmbeddingService, job: Job, number: int, line: bytes) -> Answer:
+    def refusal(self, error: EmbedserveError) -> Problem:
+        return Problem(error.openai_code, error.openai_message)
+
+    async def answer(
+        self, service: EmbeddingService, caller: Caller, job: Job, number: int, line: bytes
+    ) -> Answer:
         given = read_line(line)
         id, custom_id, body = job.line_id(number), given["custom_id"], given["body"]
         if job.endpoint == TEST_URL:
@@ -161,9 +168,9 @@ class BatchLines:
         try:
             asked, encoding = parse(body, lenient=service.lenient)
             asked = replace(asked, lane="bulk")
-            answer, reservation = await service.compute(job.caller, asked, id)
+            answer, reservation = await service.compute(caller, asked, id)
         except EmbedserveError as error:
-            if error.status in (429, 503):
+            if outlives_the_line(error):
                 raise
             return Answer(False, partial(failure_line, id, custom_id, error))
         except Exception:  # one line must not hold up the others, nor the job for ever

@@ -27,7 +27,7 @@ from embedserve.http.openai.batch_lines import (
 )
 from embedserve.http.openai.files import page_limit
 from embedserve.jobs.errors import refused
-from embedserve.jobs.records import Job, options_of
+from embedserve.jobs.records import Job
 from embedserve.jobs.store import Jobs
 from embedserve.storage.tables import jobs as table
 
@@ -86,7 +86,6 @@ def draft_batch(body: dict[str, Any], caller: Caller, jobs: Jobs, request_id: st
         created_at=now,
         deadline=now + hours * 3600,
         input_file_id=file.id,
-        options=options_of(caller),
         metadata=orjson.dumps(metadata).decode() if metadata is not None else None,
         title=metadata.get(_NAME, "") if metadata else "",
         callback=callback,
