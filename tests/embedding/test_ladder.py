@@ -33,7 +33,7 @@ def pooled():
 @pytest.mark.parametrize("role", ["query", "document"])
 @pytest.mark.parametrize("text", ["two rivers", "…"])
 def test_every_dimension_is_of_unit_length(recipe, lexical, pooled, dimension, role, text):
-    vector = recipe.finish(pooled, role, dimension, lexical.terms(text))
+    vector = recipe.finish(pooled[None], role, dimension, [lexical.terms(text)])[0]
     assert vector.shape == (dimension,)
     assert vector.dtype == np.float32
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
@@ -43,25 +43,25 @@ def test_every_dimension_is_of_unit_length(recipe, lexical, pooled, dimension, r
 @pytest.mark.parametrize("dimension", [64, 1024])
 def test_no_state_gives_a_zero_or_broken_vector(recipe, lexical, odd, dimension):
     with np.errstate(all="ignore"):
-        vector = recipe.finish(odd.astype(np.float32), "query", dimension, lexical.terms("!"))
+        vector = recipe.finish(odd.astype(np.float32)[None], "query", dimension, [lexical.terms("!")])[0]
     assert np.isfinite(vector).all()
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
 
 
 def test_smaller_vectors_are_the_start_of_larger_ones(recipe, lexical, pooled):
     terms = lexical.terms("dams along two rivers")
-    full = recipe.finish(pooled, "document", 384, terms)
+    full = recipe.finish(pooled[None], "document", 384, [terms])[0]
     for dimension in (64, 128, 256):
         start = full[:dimension] / np.linalg.norm(full[:dimension])
-        assert np.allclose(recipe.finish(pooled, "document", dimension, terms), start, atol=1e-6)
+        assert np.allclose(recipe.finish(pooled[None], "document", dimension, [terms])[0], start, atol=1e-6)
     for dimension, share in zip(TAIL_DIMENSIONS[1:], TAIL_WEIGHTS[1:], strict=True):
-        larger = recipe.finish(pooled, "document", dimension, terms)
+        larger = recipe.finish(pooled[None], "document", dimension, [terms])[0]
         assert np.allclose(larger[:384], np.sqrt(1 - share) * full, atol=1e-6)
         assert np.linalg.norm(larger[384:]) ** 2 == pytest.approx(share, abs=1e-5)
 
 
 def test_a_text_without_terms_has_an_empty_tail(recipe, lexical, pooled):
-    vector = recipe.finish(pooled, "query", 1024, lexical.terms("!!!"))
+    vector = recipe.finish(pooled[None], "query", 1024, [lexical.terms("!!!")])[0]
     assert not vector[384:].any()
 
 
@@ -96,3 +96,14 @@ def test_an_instructed_query_has_no_lexical_tail(embedder: Embedder) -> None:
     assert document[384:].any()
     assert not instructed[384:].any()
     assert abs(float(np.linalg.norm(instructed)) - 1) < 1e-6
+
+
+def test_a_row_does_not_depend_on_the_rows_beside_it(recipe: LadderRecipe, lexical: LexicalWeights) -> None:
+    random = np.random.default_rng(7)
+    pooled = random.standard_normal((5, 384)).astype(np.float32)
+    pooled[2] = 0
+    terms = [lexical.terms(text) for text in ("two rivers", "!", "dams, dams, dams", "", "HTTPServer 2030")]
+    for dimension in (64, 384, 1024, 2048):
+        together = recipe.finish(pooled, "query", dimension, terms)
+        for row, state, own in zip(together, pooled, terms, strict=True):
+            assert row.tobytes() == recipe.finish(state[None], "query", dimension, [own])[0].tobytes()

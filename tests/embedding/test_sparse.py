@@ -55,3 +55,12 @@ def test_sketch_is_a_cosine_of_terms(lexical):
     far = lexical.sketch(lexical.terms("quarterly bank earnings"), 640)
     assert np.linalg.norm(same) == pytest.approx(1, abs=1e-6)
     assert same @ near > 0.4 > 0.2 > abs(same @ far)
+
+
+def test_terms_of_texts_together_are_those_of_each_alone(lexical: LexicalWeights) -> None:
+    texts = ["dams and rivers, rivers and dams", "???", "风急天高猿啸哀", "", "dams"]
+    for text, together in zip(texts, lexical.terms_all(texts), strict=True):
+        alone = lexical.terms(text)
+        assert together.ids.tolist() == alone.ids.tolist() == sorted(set(alone.ids.tolist()))
+        assert together.counts.tolist() == alone.counts.tolist()
+        assert together.total == alone.total == alone.counts.sum()

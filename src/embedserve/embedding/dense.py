@@ -40,8 +40,11 @@ class DenseRecipe(Protocol):
         """Whether ``finish`` wants the text's :class:`~embedserve.embedding.sparse.Terms` at this size."""
         ...
 
-    def finish(self, pooled: Floats, role: Role, dimension: int, terms: Terms | None) -> Floats:
-        """(hidden,) pooled states -> (dimension,) float32 of unit length."""
+    def finish(self, pooled: Floats, role: Role, dimension: int, terms: Sequence[Terms | None]) -> Floats:
+        """(n, hidden) pooled states of n texts and their terms -> (n, dimension) float32 of unit length.
+
+        A row may not depend on the rows beside it, to the bit.
+        """
         ...
 
     def describe(self) -> dict[str, object]:
@@ -49,17 +52,19 @@ class DenseRecipe(Protocol):
         ...
 
 
-def to_unit(vector: Floats) -> Floats:
-    """The vector at unit length; one without a direction (all zero, not finite) becomes the first axis.
+def to_unit(vectors: Floats) -> Floats:
+    """(n, d) rows at unit length; one without a direction (all zero, not finite) becomes the first axis.
 
     A caller's index must never meet a zero or NaN vector, whatever the text was.
     """
-    norm = np.sqrt(np.dot(vector, vector))
-    if not np.isfinite(norm) or norm < 1e-12:
-        axis = np.zeros(len(vector), np.float32)
-        axis[0] = 1.0
-        return axis
-    unit: Floats = (vector / norm).astype(np.float32, copy=False)
+    # Row by row: a sum over many rows at once may round differently than over one.
+    norms: Floats = np.sqrt(np.array([np.dot(row, row) for row in vectors], np.float32))
+    lost = ~(np.isfinite(norms) & (norms >= 1e-12))
+    norms[lost] = 1
+    unit: Floats = vectors / norms[:, None]
+    if lost.any():
+        unit[lost] = 0
+        unit[lost, 0] = 1
     return unit
 
 
@@ -91,9 +96,9 @@ class PlainRecipe:
     def needs_terms(self, dimension: int) -> bool:
         return False
 
-    def finish(self, pooled: Floats, role: Role, dimension: int, terms: Terms | None) -> Floats:
-        unit = to_unit(pooled[:dimension])
-        return unit if len(unit) == dimension else np.pad(unit, (0, dimension - len(unit)))
+    def finish(self, pooled: Floats, role: Role, dimension: int, terms: Sequence[Terms | None]) -> Floats:
+        unit = to_unit(pooled[:, :dimension])
+        return np.pad(unit, ((0, 0), (0, dimension - unit.shape[1])))
 
     def describe(self) -> dict[str, object]:
         return {

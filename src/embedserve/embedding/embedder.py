@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
@@ -241,30 +242,47 @@ class Embedder:
     def prepare(self, texts: Sequence[str], options: Options) -> list[Prepared]:
         """Tokenise, check and cut into windows. Raises EmbedserveError on the first text out of range."""
         prefix = self._prefix(options.text_type, options.instruct)
+        cuts, kept = [], []
+        for text, ids in zip(texts, self.tokenizer.encode_batch(texts), strict=True):
+            cut = max(0, len(ids) - options.max_tokens)
+            if not len(ids) or (cut and options.truncate == "none"):
+                raise bad_length(options.max_tokens)
+            if cut:
+                ids = ids[cut:] if options.truncate == "start" else ids[: options.max_tokens]
+                text = self.decode(ids.tolist())
+            cuts.append(cut)
+            kept.append((text, ids))
+        terms: Sequence[Terms | None] = [None] * len(kept)
+        if kept and self._needs_terms(options):
+            terms = self.lexical.terms_all([text for text, _ in kept])
         return [
-            self._prepare_one(text, ids, prefix, options)
-            for text, ids in zip(texts, self.tokenizer.encode_batch(texts), strict=True)
+            Prepared(self._frame(ids, prefix) if options.dense else (), len(ids), cut, own)
+            for (_, ids), cut, own in zip(kept, cuts, terms, strict=True)
         ]
 
     def finish(self, prepared: Prepared, vectors: Floats, options: Options) -> Embedding:
         """The vectors of one text from the (windows, hidden_size) output of the network for it."""
-        dense = sparse = None
-        if options.dense:
-            pooled = self.recipe.combine(vectors, prepared.windows)
-            # A lexical tail knows nothing of instructions: it would pull back what the instruction moved.
-            terms = None if options.instructed else prepared.terms
-            dense = self.recipe.finish(pooled, options.role, options.dimension, terms)
-        if options.sparse and prepared.terms is not None:
-            sparse = self.lexical.sparse(prepared.terms, options.role)
-        return Embedding(dense, sparse, prepared.tokens, prepared.cut)
+        return self.finish_all([prepared], vectors, options)[0]
 
     def finish_all(self, prepared: Sequence[Prepared], vectors: Floats, options: Options) -> list[Embedding]:
         """:meth:`finish` for each text; ``vectors`` holds the rows of all their windows in order."""
-        items, at = [], 0
-        for item in prepared:
-            items.append(self.finish(item, vectors[at : at + len(item.windows)], options))
-            at += len(item.windows)
-        return items
+        ends = [0, *accumulate(len(item.windows) for item in prepared)]
+        parts = [vectors[a:b] for a, b in pairwise(ends)]
+        dense: Sequence[Floats | None] = [None] * len(prepared)
+        sparse: Sequence[SparseVector | None] = [None] * len(prepared)
+        if options.dense and prepared:
+            pooled = [
+                self.recipe.combine(part, item.windows) for part, item in zip(parts, prepared, strict=True)
+            ]
+            # A lexical tail knows nothing of instructions: it would pull back what the instruction moved.
+            terms = [None if options.instructed else item.terms for item in prepared]
+            dense = list(self.recipe.finish(np.stack(pooled), options.role, options.dimension, terms))
+        if options.sparse:
+            sparse = [self._sparse(item, part, options) for item, part in zip(prepared, parts, strict=True)]
+        return [
+            Embedding(row, weights, item.tokens, item.cut)
+            for item, row, weights in zip(prepared, dense, sparse, strict=True)
+        ]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of vocabulary ids (token-array input); special tokens are dropped.
@@ -291,20 +309,19 @@ class Embedder:
             )
         return prefix
 
-    def _prepare_one(self, text: str, ids: Ids, prefix: Ids, options: Options) -> Prepared:
-        cut = max(0, len(ids) - options.max_tokens)
-        if not len(ids) or (cut and options.truncate == "none"):
-            raise bad_length(options.max_tokens)
-        if cut:
-            ids = ids[cut:] if options.truncate == "start" else ids[: options.max_tokens]
-            text = self.decode(ids.tolist())
-        windows: list[Window] = []
-        if options.dense:
-            tokenizer = self.tokenizer
-            pieces = cut_windows(ids, prefix, tokenizer.bos_id, tokenizer.eos_id, self.backbone.window_size)
-            windows = [Window(piece, self.recipe.pool_weights(piece, 1 + len(prefix))) for piece in pieces]
-        needs_terms = options.sparse or (options.dense and self.recipe.needs_terms(options.dimension))
-        return Prepared(windows, len(ids), cut, self.lexical.terms(text) if needs_terms else None)
+    def _frame(self, ids: Ids, prefix: Ids) -> list[Window]:
+        tokenizer = self.tokenizer
+        pieces = cut_windows(ids, prefix, tokenizer.bos_id, tokenizer.eos_id, self.backbone.window_size)
+        return [Window(piece, self.recipe.pool_weights(piece, 1 + len(prefix))) for piece in pieces]
+
+    def _needs_terms(self, options: Options) -> bool:
+        if options.sparse:
+            return True
+        return self.recipe.needs_terms(options.dimension) and not options.instructed
+
+    def _sparse(self, prepared: Prepared, vectors: Floats, options: Options) -> SparseVector | None:
+        """Sparse weights of one text; ``vectors`` are the network's rows for it."""
+        return None if prepared.terms is None else self.lexical.sparse(prepared.terms, options.role)
 
     def _encode(self, windows: Sequence[Window]) -> Floats:
         """All windows through the network, a chunk of about CHUNK_TOKENS at a time."""

@@ -24,7 +24,7 @@ import numpy as np
 
 from embedserve.embedding.backbones.base import Floats, Ids, Window
 from embedserve.embedding.dense import DenseRecipe, PlainRecipe, Role, mean_of_windows, to_unit
-from embedserve.embedding.sparse import LexicalWeights, Terms
+from embedserve.embedding.sparse import NO_TERMS, LexicalWeights, Terms
 
 TOKEN_FLOOR = 0.25
 """Weight of every token of the text before its rarity (0 … 1) is added."""
@@ -71,14 +71,14 @@ class LadderRecipe:
     def __init__(self, lexical: LexicalWeights, fitted: LadderMap | None = None) -> None:
         self._lexical = lexical
         self._map = fitted or LadderMap.load()
-        self._rarity = lexical.pooling_weights
+        self._token_weights = lexical.pooling_weights + np.float32(TOKEN_FLOOR)
 
     @property
     def native_size(self) -> int:
         return len(self._map.matrix)
 
     def pool_weights(self, ids: Ids, prefix: int) -> Floats:
-        weights = self._rarity[ids] + np.float32(TOKEN_FLOOR)
+        weights: Floats = self._token_weights[ids]
         weights[:prefix] = OUTSIDE_WEIGHT
         weights[-1] = OUTSIDE_WEIGHT
         return weights
@@ -89,18 +89,18 @@ class LadderRecipe:
     def needs_terms(self, dimension: int) -> bool:
         return dimension > self.native_size
 
-    def finish(self, pooled: Floats, role: Role, dimension: int, terms: Terms | None) -> Floats:
-        centred: Floats = to_unit(pooled) - self._map.shifts[role]
-        mapped = np.dot(centred, self._map.matrix)
-        head = to_unit(mapped[:dimension])
-        if dimension <= len(head):
+    def finish(self, pooled: Floats, role: Role, dimension: int, terms: Sequence[Terms | None]) -> Floats:
+        centred = to_unit(pooled) - self._map.shifts[role]
+        # Row by row: a product of matrices may round a row differently than the row alone.
+        mapped = np.stack([np.dot(row, self._map.matrix) for row in centred])
+        head = to_unit(mapped[:, :dimension])
+        if dimension <= self.native_size:
             return head
-        buckets = dimension - len(head)
-        sketch = self._lexical.sketch(terms, buckets) if terms else np.zeros(buckets, np.float32)
-        if not sketch.any():
-            return np.concatenate([head, sketch])
+        sketch = self._lexical.sketch_all([item or NO_TERMS for item in terms], dimension - self.native_size)
+        tailed = sketch.any(axis=1, keepdims=True)
         share = np.float32(np.interp(dimension, TAIL_DIMENSIONS, TAIL_WEIGHTS))
-        return np.concatenate([np.sqrt(1 - share) * head, np.sqrt(share) * sketch])
+        head *= np.where(tailed, np.sqrt(1 - share), np.float32(1))
+        return np.concatenate([head, np.sqrt(share) * sketch], axis=1)
 
     def describe(self) -> dict[str, object]:
         return {

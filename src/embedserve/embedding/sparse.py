@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -64,6 +66,9 @@ class Terms:
     ids: Ids
     counts: Floats
     total: float
+
+
+NO_TERMS = Terms(np.empty(0, np.int32), np.empty(0, np.float32), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +147,21 @@ class LexicalWeights:
 
     def terms(self, text: str) -> Terms:
         """The text's terms; none for a text without letters or digits."""
-        ids = self._idf.fold[self._tokenizer.encode(normalise_terms(text))]
-        distinct, counts = np.unique(ids, return_counts=True)
-        known = self._idf.sparse[distinct] > 0
-        kept = counts[known].astype(np.float32)
-        return Terms(distinct[known], kept, float(kept.sum()))
+        return self.terms_all([text])[0]
+
+    def terms_all(self, texts: Sequence[str]) -> list[Terms]:
+        """:meth:`terms` for each of at least one text."""
+        sequences = self._tokenizer.encode_batch([normalise_terms(text) for text in texts])
+        size = len(self._idf.fold)
+        # All texts at once, told apart by an offset: NumPy's price is by the call.
+        offsets = np.repeat(np.arange(len(texts)) * size, [len(ids) for ids in sequences])
+        folded = self._idf.fold[np.concatenate(sequences)] + offsets
+        distinct, counts = np.unique(folded, return_counts=True)
+        ids = (distinct % size).astype(np.int32)
+        known = self._idf.sparse[ids] > 0
+        ids, kept = ids[known], counts[known].astype(np.float32)
+        ends = np.searchsorted(distinct[known], np.arange(len(texts) + 1) * size).tolist()
+        return [Terms(ids[a:b], kept[a:b], float(kept[a:b].sum())) for a, b in pairwise(ends)]
 
     def sparse(self, terms: Terms, role: Literal["query", "document"]) -> SparseVector:
         """The sparse vector of one text; empty when it has no terms.
@@ -170,14 +185,24 @@ class LexicalWeights:
 
         The dot product of two sketches is, up to collisions, the cosine of the texts' tf-idf vectors.
         """
-        hashes = hash_ids(terms.ids)
+        sketch: Floats = self.sketch_all([terms], buckets)[0]
+        return sketch
+
+    def sketch_all(self, texts: Sequence[Terms], buckets: int) -> Floats:
+        """:meth:`sketch` for each of n texts, at least one: (n, buckets)."""
+        ids = np.concatenate([terms.ids for terms in texts])
+        hashes = hash_ids(ids)
         signs = np.where(hashes & np.uint64(1), np.float32(1), np.float32(-1))
         slots = ((hashes >> np.uint64(8)) % np.uint64(buckets)).astype(np.intp)
-        weights = signs * self._frequency(terms) * self._term_weights[terms.ids]
-        sums = np.bincount(slots, weights, minlength=buckets).astype(np.float32)
-        norm = np.sqrt(np.dot(sums, sums))
-        sketch: Floats = sums / norm if norm > 1e-9 else np.zeros(buckets, np.float32)
-        return sketch
+        slots += np.repeat(np.arange(len(texts)) * buckets, [len(terms.ids) for terms in texts])
+        frequency = np.concatenate([self._frequency(terms) for terms in texts])
+        weights = signs * frequency * self._term_weights[ids]
+        sums = np.bincount(slots, weights, minlength=len(texts) * buckets).astype(np.float32)
+        sketches: Floats = sums.reshape(len(texts), buckets)
+        for row in sketches:
+            norm = np.sqrt(np.dot(row, row))
+            row[:] = row / norm if norm > 1e-9 else 0
+        return sketches
 
     def _frequency(self, terms: Terms) -> Floats:
         """Saturated term frequencies: (n,) in 0..1."""

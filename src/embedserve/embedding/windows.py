@@ -31,7 +31,15 @@ def cut_windows(ids: Ids, prefix_ids: Ids, bos: int, eos: int, window_size: int)
         raise ValueError(
             f"a prefix of {len(prefix_ids)} tokens leaves no room in a window of {window_size}; shorten it"
         )
-    slices = np.array_split(ids, max(1, -(-len(ids) // room)))
-    head = np.concatenate([np.array([bos], np.int32), np.asarray(prefix_ids, np.int32)])
-    tail = np.array([eos], np.int32)
-    return [np.concatenate([head, part, tail]).astype(np.int32, copy=False) for part in slices]
+    count = max(1, -(-len(ids) // room))
+    parts = [ids] if count == 1 else np.array_split(ids, count)
+    return [_frame(part, prefix_ids, bos, eos) for part in parts]
+
+
+def _frame(part: Ids, prefix_ids: Ids, bos: int, eos: int) -> Ids:
+    window = np.empty(len(part) + len(prefix_ids) + 2, np.int32)
+    window[0] = bos
+    window[1 : 1 + len(prefix_ids)] = prefix_ids
+    window[1 + len(prefix_ids) : -1] = part
+    window[-1] = eos
+    return window

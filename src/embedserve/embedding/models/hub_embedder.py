@@ -14,7 +14,7 @@ import numpy as np
 from embedserve.embedding.backbones.base import Backbone, Floats, Ids, Window
 from embedserve.embedding.backbones.encoder import read_slots
 from embedserve.embedding.dense import mean_of_windows
-from embedserve.embedding.embedder import Embedder, Embedding, Embeddings, Options, Prepared
+from embedserve.embedding.embedder import Embedder, Embeddings, Options, Prepared
 from embedserve.embedding.hub_tokenizer import HubTokenizer
 from embedserve.embedding.recipes import Golden, Recipe, check_golden, cut_and_normalise
 from embedserve.embedding.sparse import LexicalWeights, SparseVector, Terms
@@ -42,9 +42,8 @@ class PublishedRecipe:
     def needs_terms(self, dimension: int) -> bool:
         return False
 
-    def finish(self, pooled: Floats, role: object, dimension: int, terms: Terms | None) -> Floats:
-        row: Floats = cut_and_normalise(pooled[None, : self._model.native_size], dimension)[0]
-        return row
+    def finish(self, pooled: Floats, role: object, dimension: int, terms: Sequence[Terms | None]) -> Floats:
+        return cut_and_normalise(pooled[:, : self._model.native_size], dimension)
 
     def describe(self) -> dict[str, object]:
         return {**self._model.describe(), "fingerprint": self.fingerprint}
@@ -88,17 +87,10 @@ class PublishedEmbedder(Embedder):
         """As :meth:`Embedder.embed`; ``dimension`` is the model's own when omitted."""
         return super().embed(texts, dimension=dimension or self.default_dimension, **options)
 
-    def finish(self, prepared: Prepared, vectors: Floats, options: Options) -> Embedding:
-        dense = sparse = None
-        if options.dense:
-            pooled = self.recipe.combine(vectors[:, : self.model.native_size], prepared.windows)
-            dense = self.recipe.finish(pooled, options.role, options.dimension, None)
-        if options.sparse:
-            if prepared.terms is not None:
-                sparse = self.lexical.sparse(prepared.terms, options.role)
-            else:
-                sparse = self.read_head(vectors[:, self.model.native_size :])
-        return Embedding(dense, sparse, prepared.tokens, prepared.cut)
+    def _sparse(self, prepared: Prepared, vectors: Floats, options: Options) -> SparseVector | None:
+        if prepared.terms is None:
+            return self.read_head(vectors[:, self.model.native_size :])
+        return super()._sparse(prepared, vectors, options)
 
     def read_head(self, rows: Floats) -> SparseVector:
         """Sparse entries from what a sparse head left behind the pooled states."""
