@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
+from contenders import cpu_of
 from load import Call, closed_loop, prepare
 from texts import TextSource
 
@@ -67,8 +67,7 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """Processor time used so far (Linux)."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_of(self.process.pid)
 
     def stop(self) -> None:
         self.process.terminate()

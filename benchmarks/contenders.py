@@ -60,10 +60,13 @@ class Contender:
             self.port = probe.getsockname()[1]
         values = {"port": str(self.port), "folder": str(folder)}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - kept until stop()
+        environment = {**os.environ, "EMBEDSERVE_API_KEY": KEY, "HF_HUB_OFFLINE": "1", **self.environment}
+        # With it sources would be compiled anew at each start, which no installed program does.
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         began = time.perf_counter()
         self._process = subprocess.Popen(
             [self.python, *(argument.format(**values) for argument in self.arguments)],
-            env={**os.environ, "EMBEDSERVE_API_KEY": KEY, "HF_HUB_OFFLINE": "1", **self.environment},
+            env=environment,
             stdout=self._log,
             stderr=self._log,
         )
@@ -100,6 +103,11 @@ class Contender:
         return prepare(host, self.path, headers, orjson.dumps(body), len(texts), tokens)
 
     @property
+    def cpu_seconds(self) -> float:
+        """Processor time of the process so far, its children not counted."""
+        return cpu_of(self._process.pid) if self._process else 0.0
+
+    @property
     def rss_mb(self) -> float:
         """Resident memory of the process and its children."""
         return sum(rss_of(pid) for pid in family(self._process.pid)) if self._process else 0.0
@@ -129,6 +137,12 @@ def rss_of(pid: int) -> float:
         if line.startswith("VmRSS"):
             return int(line.split()[1]) / 1024
     return 0.0
+
+
+def cpu_of(pid: int) -> float:
+    """Processor seconds that a process has used (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def all_contenders(pythons: Mapping[str, str]) -> dict[str, Contender]:

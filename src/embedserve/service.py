@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -79,19 +79,15 @@ class EmbeddingService:
         self._proved_at = -np.inf
 
     @classmethod
-    def open(cls, settings: Settings) -> EmbeddingService:
-        """Load the model and the accounts. Raises ModelLoadError when the weights are not usable."""
-        # Side by side: checking and packing the weights leaves the interpreter free for the database.
-        with ThreadPoolExecutor(1) as side:
-            loading = side.submit(
-                Embedder,
-                recipe=settings.recipe,
-                isa=settings.isa,
-                threads=settings.threads,
-                weights=settings.weights,
-            )
-            accounts = Accounts.open(settings)
-            embedder = loading.result()
+    def open(cls, settings: Settings, loading: Future[Embedder] | None = None) -> EmbeddingService:
+        """Open the accounts and load the model, or take the one that is ``loading`` already.
+
+        Raises:
+            ModelLoadError: the weights are not usable.
+            EmbedserveError: the database or the plan cannot be used.
+        """
+        accounts = Accounts.open(settings)
+        embedder = loading.result() if loading else Embedder.configure(settings)
         scheduler = Scheduler(
             embedder.backbone,
             memory_limit=settings.memory_limit_mb * 2**20,

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from embedserve.errors import EmbedserveError
 from embedserve.storage.database import FILE_NAME, Database
-from embedserve.storage.migrate import SCHEMA, alembic_config, read_stamp
+from embedserve.storage.migrate import SCHEMA, alembic_config, read_stamp, run_migrations
 from embedserve.storage.tables import metadata, stamps
 
 quick = pytest.mark.quick
@@ -30,26 +30,54 @@ def test_a_new_folder_gets_a_database_for_its_owner_alone(tmp_path: Path) -> Non
     database.close()
 
 
+def describe_schema(connection: sa.Connection) -> object:
+    """All that the database itself says of its tables, comparable."""
+    if connection.dialect.name == "sqlite":
+        rows = connection.exec_driver_sql("SELECT type, name, tbl_name, sql FROM sqlite_master").all()
+        return sorted((kind, name, table, "".join((sql or "").split())) for kind, name, table, sql in rows)
+    looked = sa.inspect(connection)
+    described = {}
+    for table in looked.get_table_names():
+        columns = [{**column, "type": str(column["type"])} for column in looked.get_columns(table)]
+        described[table] = repr(
+            [
+                columns,
+                looked.get_pk_constraint(table),
+                looked.get_foreign_keys(table),
+                sorted(looked.get_indexes(table), key=str),
+                sorted(looked.get_unique_constraints(table), key=str),
+                looked.get_table_comment(table),
+            ]
+        )
+    return described
+
+
 def test_the_migrations_make_exactly_the_tables_that_the_code_uses(tmp_path: Path, database_url: str) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
-    database = Database.open(tmp_path, database_url)
-    with database.read() as connection:
+    database = Database.open(tmp_path, database_url)  # empty: made from the tables
+    with database.write() as connection:
+        created = describe_schema(connection)
+        metadata.drop_all(connection)
+        connection.exec_driver_sql("DROP TABLE alembic_version")
+        run_migrations(connection)
+        assert describe_schema(connection) == created
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        assert read_stamp(connection) == SCHEMA
     database.close()
     assert ScriptDirectory.from_config(alembic_config()).get_heads() == [SCHEMA]
 
 
 @quick
-def test_opening_a_current_database_does_not_import_alembic(tmp_path: Path) -> None:
-    Database.open(tmp_path).close()
+def test_opening_a_new_or_current_database_does_not_import_alembic(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from embedserve.storage.database import Database;"
         "Database.open(Path(sys.argv[1])).close(); assert 'alembic' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+    for _ in ("new", "current"):
+        subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
 
 
 @quick

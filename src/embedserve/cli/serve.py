@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import os
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
 from embedserve.errors import EmbedserveError
 from embedserve.settings import Settings
+
+if TYPE_CHECKING:
+    from embedserve.embedding.embedder import Embedder
 
 
 def serve(
@@ -56,24 +61,27 @@ def read_models(options: list[str]) -> dict[str, str]:
 
 def run(settings: Settings) -> None:
     """Load the model and answer until SIGTERM or Ctrl-C; what was accepted by then is answered first."""
-    from embedserve.service import EmbeddingService
-
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     listener = listen(settings.host, settings.port)
-    with ThreadPoolExecutor(1) as side:  # the model loads while the HTTP side is imported
-        opening = side.submit(EmbeddingService.open, settings)
+    gc.disable()  # what is made from here to the end of this function is there to stay
+    with ThreadPoolExecutor(1) as side:  # the model loads while everything else is imported
+        loading = side.submit(load_model, settings)
         import uvicorn
 
         from embedserve.http.app import create_app
+        from embedserve.service import EmbeddingService
 
-        service = opening.result()
+        service = EmbeddingService.open(settings, loading)
+        app = create_app(service)
+    gc.freeze()
+    gc.enable()
     host, port = listener.getsockname()[:2]
     greet(f"http://{f'[{host}]' if ':' in host else host}:{port}", service)
     uvicorn.Server(
         uvicorn.Config(
-            create_app(service),
+            app,
             access_log=False,
             log_level=settings.log_level,
             log_config=None,
@@ -82,6 +90,16 @@ def run(settings: Settings) -> None:
             timeout_keep_alive=75,
         )
     ).run([listener])
+
+
+def load_model(settings: Settings) -> Embedder:
+    """The bundled model; imports NumPy, but neither the accounts nor the HTTP side."""
+    if settings.isa != "reference":
+        # The engine brings its own threads. NumPy's would only wait beside them.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from embedserve.embedding.embedder import Embedder
+
+    return Embedder.configure(settings)
 
 
 def listen(host: str, port: int) -> socket.socket:

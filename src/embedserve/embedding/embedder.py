@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from embedserve.embedding.tokenizer import WORD_START, Tokenizer
 from embedserve.embedding.weights import SHA256
 from embedserve.embedding.windows import cut_windows
 from embedserve.errors import bad_length, invalid_input
+
+if TYPE_CHECKING:
+    from embedserve.settings import Settings
 
 OutputType = Literal["dense", "sparse", "dense&sparse"]
 Truncate = Literal["none", "start", "end"]
@@ -178,6 +181,13 @@ class Embedder:
         self.lexical = LexicalWeights(tokenizer)
         self.recipe: DenseRecipe = open_recipe(recipe, self.lexical, backbone.hidden_size)
         self._prefix = lru_cache(maxsize=1024)(self._encode_prefix)
+
+    @classmethod
+    def configure(cls, settings: Settings) -> Embedder:
+        """The bundled model as the settings want it. Raises ModelLoadError like the constructor."""
+        return cls(
+            recipe=settings.recipe, isa=settings.isa, threads=settings.threads, weights=settings.weights
+        )
 
     @property
     def native_dimension(self) -> int:
