@@ -15,7 +15,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib import resources
 from itertools import pairwise
 from typing import Literal
@@ -31,6 +31,8 @@ LENGTH_SHARE = 0.75
 TYPICAL_LENGTH = 100.0
 LONGEST_RATIO = 3.0
 IDF_POWER = 0.75
+TEN_THOUSAND = np.float32(10_000)
+"""Values are rounded to four decimals."""
 
 _IDENTIFIER_BORDER = re.compile(
     r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])"
@@ -124,6 +126,7 @@ class LexicalWeights:
     def __init__(self, tokenizer: Tokenizer, idf: IdfTable | None = None) -> None:
         self._tokenizer = tokenizer
         self._given = idf
+        self._show = lru_cache(maxsize=65_536)(self._read_piece)
 
     @cached_property
     def _idf(self) -> IdfTable:
@@ -172,13 +175,12 @@ class LexicalWeights:
                 short text the saturated frequency is nearly constant.
         """
         weights: Floats = self._frequency(terms) * self._softened_weights[terms.ids]
-        values = np.round(weights, 4)
+        values = np.rint(weights * TEN_THOUSAND) / TEN_THOUSAND
         shown = values > 0
         ids, values = terms.ids[shown], values[shown]
         order = np.argsort(-values, kind="stable")  # ids rise, so ties keep the lower one first
-        piece = self._tokenizer.piece
-        tokens = tuple(piece(token_id).removeprefix(WORD_START) for token_id in ids[order].tolist())
-        return SparseVector(ids[order], values[order].astype(np.float32, copy=False), tokens)
+        ids = ids[order]
+        return SparseVector(ids, values[order], tuple(map(self._show, ids.tolist())))
 
     def sketch(self, terms: Terms, buckets: int) -> Floats:
         """The terms hashed into ``buckets`` signed sums: (buckets,) of unit length, zero without terms.
@@ -203,6 +205,9 @@ class LexicalWeights:
             norm = np.sqrt(np.dot(row, row))
             row[:] = row / norm if norm > 1e-9 else 0
         return sketches
+
+    def _read_piece(self, token_id: int) -> str:
+        return self._tokenizer.piece(token_id).removeprefix(WORD_START)
 
     def _frequency(self, terms: Terms) -> Floats:
         """Saturated term frequencies: (n,) in 0..1."""
