@@ -75,7 +75,10 @@ def test_embed_reads_q4_blocks(core: Library, isa: bytes) -> None:
 
 @pytest.mark.quick
 @pytest.mark.parametrize("epilogue", [0, 1, 2], ids=["store", "gelu", "residual"])
-@pytest.mark.parametrize(("rows", "n", "k"), [(1, 64, 32), (7, 96, 96), (13, 192, 384), (6, 384, 1536)])
+@pytest.mark.parametrize(
+    ("rows", "n", "k"),
+    [(1, 64, 32), (2, 64, 64), (7, 96, 96), (8, 64, 32), (13, 192, 384), (6, 384, 1536), (51, 64, 96)],
+)
 def test_gemm(core: Library, isa: bytes, rows: int, n: int, k: int, epilogue: int) -> None:
     random = np.random.default_rng(rows)
     x, w = random.normal(size=(rows, k)).astype(np.float32), random.normal(size=(n, k)).astype(np.float32)
@@ -106,7 +109,7 @@ def test_gemm(core: Library, isa: bytes, rows: int, n: int, k: int, epilogue: in
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
-@pytest.mark.parametrize("length", [1, 5, 16, 33, 130])
+@pytest.mark.parametrize("length", [1, 3, 5, 7, 16, 33, 130])
 def test_attention(core: Library, isa: bytes, length: int, heads: int) -> None:
     hidden = 64
     qkv = np.random.default_rng(length).normal(size=(length, 3 * hidden)).astype(np.float32)
@@ -118,6 +121,21 @@ def test_attention(core: Library, isa: bytes, length: int, heads: int) -> None:
     expected = (chances / chances.sum(-1, keepdims=True) @ v).transpose(1, 0, 2).reshape(length, hidden)
     assert np.abs(out - expected).max() < 0.04  # eight bits of q, k, v and the probabilities
     assert np.sqrt(np.mean((out - expected) ** 2)) < 0.01
+
+
+def test_attention_keeps_what_many_tokens_say_faintly(core: Library, isa: bytes) -> None:
+    """One token takes most of the attention, 511 a third of a byte's step each: together they still count."""
+    length, hidden = 512, 32
+    faint = 0.3 / 254
+    q, k, v = (np.zeros((length, hidden), np.float32) for _ in range(3))
+    q[:, 0] = 10
+    k[0, 0] = -np.log(faint) * hidden**0.5 / 10
+    v[0], v[1:] = 1, -1 + np.random.default_rng(4).normal(size=(length - 1, hidden)) * 0.1
+    qkv, out = np.hstack([q, k, v]), np.empty((length, hidden), np.float32)
+    core.kernel_attention(isa, qkv.ctypes.data, length, hidden, 1, out.ctypes.data)
+    expected = (v[0] + faint * v[1:].sum(0)) / (1 + faint * (length - 1))
+    assert np.abs(out - expected).max() < 0.1
+    assert np.abs(out - expected).mean() < 0.03
 
 
 def make_tensors(hidden: int, ffn: int, layers: int) -> dict[str, Floats]:

@@ -2,8 +2,7 @@
 // per byte saved: without bf16 dot products in the CPU, fp32 attention would cost as much as a third of a layer.
 //
 // q has a scale a row, k a scale a key, v a scale a channel of the sequence; probabilities are bytes relative to
-// the row's largest, and the sum that divides them is that of the bytes, so what rounding drops is made up for.
-// Together this costs 3e-5 of cosine, a tenth of what rounding the linear layers' inputs costs.
+// the row's largest (Dither says how they are rounded), and the sum that divides them is that of the bytes.
 //
 // Keys are packed like weights, kLanes keys by four channels at a time; values four keys by all channels. Integer
 // sums are exact and the rest is done row by row, so a query's result does not depend on its group.
@@ -12,7 +11,21 @@ namespace embedserve {
 namespace {
 
 constexpr int kQueries = 6;
-constexpr float kByteTop = 7.992f;  // log2(254.6): the largest chance, with the error of exp2_coarse, stays a byte
+constexpr float kByteTop = 7.98868469f;  // log2(254): the largest chance, with the error of exp2_plus, stays a byte
+
+// What is added to a chance before it is rounded: the 64 values evenly between -1/2 and 1/2, neighbours far apart.
+// A text often looks at one token with most of its attention and at hundreds with less than half a byte's step each.
+// Rounded to the nearest all of those would be nothing; so, a fair part of them is one.
+struct Dither {
+  static constexpr int kPeriod = 64;
+  alignas(64) float at[2 * kPeriod];
+  constexpr Dither() : at() {
+    for (int i = 0; i < 2 * kPeriod; ++i) at[i] = static_cast<float>(i * 39 % kPeriod) / kPeriod - 0.4921875f;
+  }
+  // For four vectors of keys from `key` on: its start differs from query to query.
+  const float* row(int query, int key) const { return at + query * 23 % kPeriod + key % kPeriod; }
+};
+constexpr Dither kDither;
 
 struct HeadScratch {
   int padded;       // keys, rounded up so that all loops run over whole vectors
@@ -48,24 +61,49 @@ size_t attention_bytes(const Shape& shape, int length) {
   return HeadScratch{}.place(nullptr, length, shape.head_size());
 }
 
-// Bytes 128 + round(x * 127 / max|x|); returns max|x| / 127.
-LANE_INLINE float symmetric_row(const float* x, int d, uint8_t* bytes) {
-  Vec top = splat(1e-20f);
-  for (int i = 0; i < d; i += kLanes) top = max(top, abs(load(x + i)));
-  const float most = largest(top);
-  const Vec inverse = splat(127.0f / most);
-  for (int i = 0; i < d; i += kLanes) store_bytes(bytes + i, fma(load(x + i), inverse, splat(128.0f)));
-  return most * (1.0f / 127.0f);
+// Bytes 128 + round(x * 127 / max|x|) of `count` heads of d columns; the scales are max|x| / 127. With D given,
+// heads that fill four vectors together are converted together.
+template <int D>
+LANE_INLINE void symmetric_heads(const float* x, int count, int d, uint8_t* bytes, float* scale) {
+  constexpr int step = 4 * kLanes, together = D && D < step ? step / D : 1;
+  const Vec offset = splat(128.0f);
+  int head = 0;
+  for (; D && D % kLanes == 0 && head + together <= count; head += together) {
+    const float* from = x + head * D;
+    Vec inverse[together];
+#pragma GCC unroll 4
+    for (int h = 0; h < together; ++h) {
+      Vec top = splat(1e-20f);
+#pragma GCC unroll 8
+      for (int i = 0; i < D; i += kLanes) top = max(top, abs(load(from + h * D + i)));
+      const float most = largest(top);
+      scale[head + h] = most * (1.0f / 127.0f);
+      inverse[h] = splat(127.0f / most);
+    }
+    const auto scaled = [&](int i) __attribute__((always_inline)) { return fma(load(from + i), inverse[D ? i / D : 0], offset); };
+#pragma GCC unroll 8
+    for (int i = 0; i < together * D; i += step)
+      store_bytes(bytes + head * D + i, to_bytes(scaled(i), scaled(i + kLanes), scaled(i + 2 * kLanes), scaled(i + 3 * kLanes)));
+  }
+  for (; head < count; ++head) {
+    const float* from = x + head * d;
+    Vec top = splat(1e-20f);
+    for (int i = 0; i < d; i += kLanes) top = max(top, abs(load(from + i)));
+    const float most = largest(top);
+    scale[head] = most * (1.0f / 127.0f);
+    const Vec inverse = splat(127.0f / most);
+    for (int i = 0; i < d; i += kLanes) store_bytes(bytes + head * d + i, fma(load(from + i), inverse, offset));
+  }
 }
 
 void split_heads(const float* qkv, const Shape& shape, int head_begin, int head_end, const HeadRows& to) {
-  const int d = shape.head_size(), hidden = shape.hidden;
-  for (int head = head_begin; head < head_end; ++head) {
-    to.q_scale[head] = symmetric_row(qkv + head * d, d, to.q + head * d);
-    to.k_scale[head] = symmetric_row(qkv + hidden + head * d, d, reinterpret_cast<uint8_t*>(to.k) + head * d);
-  }
-  const size_t begin = static_cast<size_t>(head_begin) * d, count = static_cast<size_t>(head_end - head_begin) * d;
-  for (size_t i = begin; i < begin + count; ++i) to.k[i] = static_cast<int8_t>(to.k[i] ^ 0x80);  // 128 + value to value
+  const int d = shape.head_size(), hidden = shape.hidden, heads = head_end - head_begin;
+  const size_t begin = static_cast<size_t>(head_begin) * d, count = static_cast<size_t>(heads) * d;
+  const auto symmetric = d == 32 ? symmetric_heads<32> : d == 64 ? symmetric_heads<64> : symmetric_heads<0>;
+  uint8_t* k = reinterpret_cast<uint8_t*>(to.k) + begin;
+  symmetric(qkv + begin, heads, d, to.q + begin, to.q_scale + head_begin);
+  symmetric(qkv + hidden + begin, heads, d, k, to.k_scale + head_begin);
+  for (size_t i = 0; i < count; ++i) k[i] ^= 0x80;  // 128 + value to value
   memcpy(to.v + begin, qkv + 2 * hidden + begin, sizeof(float) * count);
 }
 
@@ -189,20 +227,32 @@ __attribute__((noinline)) void attend(const AttentionTask& t, const HeadScratch&
   for (int i = 0; i < Q; ++i) top[i] = splat(-1e30f);
   const uint8_t* queries = t.rows.q + static_cast<size_t>(first) * shape.hidden + t.head * d;
   int key = 0;
+  if (kLanes == 16)  // with 32 registers four vectors of keys share each broadcast
+    for (; key + 3 * kLanes < t.length; key += 4 * kLanes) score<Q, 4>(s, queries, shape.hidden, d, key, t.length, top);
   for (; key + kLanes < t.length; key += 2 * kLanes) score<Q, 2>(s, queries, shape.hidden, d, key, t.length, top);
   if (key < t.length) score<Q, 1>(s, queries, shape.hidden, d, key, t.length, top);
 
   const float to_log2 = 1.44269504f / std::sqrt(static_cast<float>(d));
   float inverse[Q];
-  const int tail = t.length / 64 * 64;
   for (int i = 0; i < Q; ++i) {
     const float factor = t.rows.q_scale[static_cast<size_t>(first + i) * shape.heads + t.head] * to_log2;
     const Vec scale = splat(factor), shift = splat(kByteTop - factor * largest(top[i]));
     const float* row = s.scores + static_cast<size_t>(i) * s.padded;
     uint8_t* chances = s.chances + static_cast<size_t>(i) * s.padded;
-    if (tail < s.padded) memset(chances + tail, 0, 64);
-    for (key = 0; key < t.length; key += kLanes) store_bytes(chances + key, exp2_coarse(fma(load(row + key), scale, shift)));
-    inverse[i] = 1.0f / static_cast<float>(sum_bytes(chances, s.padded));
+    ByteSum sum = no_bytes();
+    const auto chance = [&](int j) __attribute__((always_inline)) {
+      const Vec dither = load(kDither.row(first + i, key) + j * kLanes);
+      return exp2_plus(fma(load(row + key + j * kLanes), scale, shift), dither);
+    };
+    const auto keep = [&](Bytes bytes) __attribute__((always_inline)) {
+      store_bytes(chances + key, bytes);
+      add_bytes(sum, bytes);
+    };
+    for (key = 0; key + 3 * kLanes < t.length; key += 4 * kLanes) keep(to_bytes(chance(0), chance(1), chance(2), chance(3)));
+    if (key < t.length)
+      keep(to_bytes(chance(0), key + kLanes < t.length ? chance(1) : splat(0),
+                    key + 2 * kLanes < t.length ? chance(2) : splat(0), splat(0)));
+    inverse[i] = 1.0f / static_cast<float>(total(sum));
   }
   float* out = t.context + static_cast<size_t>(first) * t.context_stride + t.head * d;
   int column = 0;
@@ -211,15 +261,20 @@ __attribute__((noinline)) void attend(const AttentionTask& t, const HeadScratch&
   for (; column < d; column += 16) mix<Q, 16>(s, d, t.length, column, inverse, out, t.context_stride);
 }
 
+// All queries, Q at a time; the last group overlaps the one before where they do not come out even.
+template <int Q>
+LANE_INLINE void attend_all(const AttentionTask& t, const HeadScratch& s, const Shape& shape) {
+  if constexpr (Q > 1)
+    if (t.length < Q) return attend_all<Q - 1>(t, s, shape);
+  for (int first = 0; first < t.length; first += Q) attend<Q>(t, s, shape, first + Q <= t.length ? first : t.length - Q);
+}
+
 void attention(const AttentionTask& t, const Shape& shape, char* scratch) {
   const int d = shape.head_size();
   HeadScratch s;
   s.place(scratch, t.length, d);
   prepare_head(t, shape, d, s);
-  int q = 0;
-  for (; q + kQueries <= t.length; q += kQueries) attend<kQueries>(t, s, shape, q);
-  for (; q + 2 <= t.length; q += 2) attend<2>(t, s, shape, q);
-  for (; q < t.length; ++q) attend<1>(t, s, shape, q);
+  attend_all<kQueries>(t, s, shape);
 }
 
 }  // namespace

@@ -14,6 +14,8 @@ namespace {
 
 static_assert(kTileVectors % kSumsPerVec == 0, "a tile is whole vectors");
 
+constexpr int kUnroll = 2;  // steps a loop, so that counting takes no turns from the dot instructions
+
 template <int R, Epilogue E>
 __attribute__((noinline)) void tile(const uint8_t* a, const RowScale* rows, const Linear& linear, int column,
                                     const float* residual, float* out, int stride, const char* next) {
@@ -24,27 +26,31 @@ __attribute__((noinline)) void tile(const uint8_t* a, const RowScale* rows, cons
   for (int i = 0; i < R; ++i)
 #pragma GCC unroll 8
     for (int j = 0; j < kTileVectors; ++j) c[i][j] = no_sums();
-  for (int d = 0; d < k; d += kDepth, w += kDepth * kPanel) {
-    __builtin_prefetch(next + 16 * d, 0, 2);
-    Weights b[kTileVectors];
+  for (int d = 0; d < k; d += kUnroll * kDepth, next += kUnroll * 64) {
 #pragma GCC unroll 8
-    for (int j = 0; j < kTileVectors; ++j) b[j] = load_weights(w + j * kSumColumns * kDepth);
+    for (int line = 0; line < kUnroll; ++line) __builtin_prefetch(next + line * 64, 0, 2);
 #pragma GCC unroll 8
-    for (int i = 0; i < R; ++i) {
-      const Four x = broadcast_four(a + static_cast<size_t>(i) * k + d);
+    for (int step = 0; step < kUnroll; ++step, w += kDepth * kPanel) {
+      Weights b[kTileVectors];
 #pragma GCC unroll 8
-      for (int j = 0; j < kTileVectors; ++j) dot(c[i][j], x, b[j]);
+      for (int j = 0; j < kTileVectors; ++j) b[j] = load_weights(w + j * kSumColumns * kDepth);
+#pragma GCC unroll 8
+      for (int i = 0; i < R; ++i) {
+        const Four x = broadcast_four(a + static_cast<size_t>(i) * k + d + step * kDepth);
+#pragma GCC unroll 8
+        for (int j = 0; j < kTileVectors; ++j) dot(c[i][j], x, b[j]);
+      }
     }
   }
 #pragma GCC unroll 8
   for (int j = 0; j < kTileVectors / kSumsPerVec; ++j) {
     const int at_column = column + j * kLanes;
     const Vec scale = load(linear.scale + at_column), bias = load(linear.bias + at_column);
-    const Vec column_sum = load(linear.column_sum + at_column);
+    const Vec minus_sum = sub(splat(0), load(linear.column_sum + at_column));
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) {
       const size_t at = static_cast<size_t>(i) * stride + j * kLanes;
-      const Vec products = fma(splat(-rows[i].zero), column_sum, total(&c[i][j * kSumsPerVec]));
+      const Vec products = fma(splat(rows[i].zero), minus_sum, total(&c[i][j * kSumsPerVec]));
       Vec v = fma(mul(products, splat(rows[i].scale)), scale, bias);
       if (E == Epilogue::kGelu) v = gelu(v);
       if (E == Epilogue::kResidual) v = add(v, load(residual + at));
@@ -53,9 +59,12 @@ __attribute__((noinline)) void tile(const uint8_t* a, const RowScale* rows, cons
   }
 }
 
+// A tile of `rows` rows, at most R.
 template <int R, Epilogue E>
-LANE_INLINE void tiles(const Activations& a, const Linear& w, int row, int column, const float* residual, float* out,
-                       int stride, const char* next) {
+LANE_INLINE void tiles(int rows, const Activations& a, const Linear& w, int row, int column, const float* residual,
+                       float* out, int stride, const char* next) {
+  if constexpr (R > 1)
+    if (rows < R) return tiles<R - 1, E>(rows, a, w, row, column, residual, out, stride, next);
   const size_t at = static_cast<size_t>(row) * stride + column;
   tile<R, E>(a.values + static_cast<size_t>(row) * w.k, a.scales + row, w, column, residual ? residual + at : nullptr,
              out + at, stride, next);
@@ -67,20 +76,13 @@ void gemm_with(const Activations& a, const Linear& w, const float* residual, flo
   constexpr int width = kTileVectors * kSumColumns;
   for (int panel = panel_begin; panel < panel_end; ++panel)
     for (int column = panel * kPanel; column < (panel + 1) * kPanel; column += width) {
-      // A step covers 16 bytes of the next panel per input: four tiles of rows bring in all of it.
+      // A step fetches a line of the next panel, so four tiles of rows bring in all of it.
       const char* next = reinterpret_cast<const char*>(w.panel(panel + 1));
-      int row = 0;
-      for (; row + kTileRows <= a.rows; row += kTileRows) {
-        tiles<kTileRows, E>(a, w, row, column, residual, out, stride, next);
-        next += static_cast<size_t>(16) * w.k;
-      }
-      switch (a.rows - row) {
-        case 5: tiles<5, E>(a, w, row, column, residual, out, stride, next); break;
-        case 4: tiles<4, E>(a, w, row, column, residual, out, stride, next); break;
-        case 3: tiles<3, E>(a, w, row, column, residual, out, stride, next); break;
-        case 2: tiles<2, E>(a, w, row, column, residual, out, stride, next); break;
-        case 1: tiles<1, E>(a, w, row, column, residual, out, stride, next); break;
-        default: break;
+      for (int row = 0, taken; row < a.rows; row += taken, next += static_cast<size_t>(16) * w.k) {
+        // One or two rows alone would wait for their own sums: they share the last two tiles evenly.
+        const int left = a.rows - row;
+        taken = left == kTileRows || left > kTileRows + 2 ? kTileRows : left > kTileRows ? (left + 1) / 2 : left;
+        tiles<kTileRows, E>(taken, a, w, row, column, residual, out, stride, next);
       }
     }
 }

@@ -7,7 +7,7 @@ namespace embedserve {
 
 constexpr int kPanel = 64;      // columns of a weight panel; every output row is padded to a multiple of it
 constexpr int kDepth = 4;       // products summed by one int8 dot instruction
-constexpr int kRowBlock = 96;   // rows that stay in the second-level cache through a layer's linear parts
+constexpr int kRowBlock = 48;   // rows that stay in the second-level cache through a layer's linear parts
 
 constexpr int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
 

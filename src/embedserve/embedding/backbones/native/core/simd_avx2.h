@@ -23,11 +23,8 @@ LANE_INLINE Vec divide(Vec a, Vec b) { return _mm256_div_ps(a, b); }
 LANE_INLINE Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 LANE_INLINE Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 LANE_INLINE Vec abs(Vec a) { return _mm256_andnot_ps(splat(-0.0f), a); }
-LANE_INLINE Vec fraction(Vec a) { return sub(a, _mm256_floor_ps(a)); }
-LANE_INLINE Vec scale_by_power(Vec a, Vec n) {  // a * 2^floor(n), nothing below n = -120
-  const __m256i power = _mm256_cvtps_epi32(_mm256_floor_ps(max(n, splat(-120.0f))));
-  return mul(a, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(power, _mm256_set1_epi32(127)), 23)));
-}
+LANE_INLINE Vec clamp(Vec a, float limit) { return min(max(a, splat(-limit)), splat(limit)); }
+LANE_INLINE Vec power_bits(Vec a) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a), 23)); }
 LANE_INLINE float sum(Vec a) {
   __m128 h = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
   h = _mm_add_ps(h, _mm_movehl_ps(h, h));
@@ -48,6 +45,25 @@ LANE_INLINE void store_bytes(uint8_t* p, Vec v) {  // rounded; v from 0 to 255
   const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
 }
+// Four vectors as bytes in order, rounded and held between 0 and 255.
+struct Bytes {
+  __m256i all;
+};
+LANE_INLINE Bytes to_bytes(Vec a, Vec b, Vec c, Vec d) {
+  const __m256i ab = _mm256_packus_epi32(_mm256_cvtps_epi32(a), _mm256_cvtps_epi32(b));
+  const __m256i cd = _mm256_packus_epi32(_mm256_cvtps_epi32(c), _mm256_cvtps_epi32(d));
+  return {_mm256_permutevar8x32_epi32(_mm256_packus_epi16(ab, cd), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))};
+}
+LANE_INLINE void store_bytes(uint8_t* p, Bytes v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v.all); }
+using ByteSum = __m256i;
+LANE_INLINE ByteSum no_bytes() { return _mm256_setzero_si256(); }
+LANE_INLINE void add_bytes(ByteSum& sum, Bytes v) {
+  sum = _mm256_add_epi64(sum, _mm256_sad_epu8(v.all, _mm256_setzero_si256()));
+}
+LANE_INLINE int32_t total(ByteSum sum) {
+  const __m128i half = _mm_add_epi64(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+  return _mm_cvtsi128_si32(half) + _mm_extract_epi32(half, 2);
+}
 
 LANE_INLINE void store_ints(int32_t* p, Vec v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_cvtps_epi32(v)); }
 // Signed bytes of four vectors, lane by lane: a0 b0 c0 d0 a1 b1 ...
@@ -58,13 +74,6 @@ LANE_INLINE void interleave_bytes(int8_t* p, Vec a, Vec b, Vec c, Vec d) {
   const __m256i cd = _mm256_or_si256(_mm256_slli_epi32(_mm256_and_si256(_mm256_cvtps_epi32(c), low), 16),
                                      _mm256_slli_epi32(_mm256_cvtps_epi32(d), 24));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_or_si256(ab, cd));
-}
-LANE_INLINE int32_t sum_bytes(const uint8_t* p, int count) {  // count a multiple of 64
-  __m256i all = _mm256_setzero_si256();
-  for (int i = 0; i < count; i += 32)
-    all = _mm256_add_epi64(all, _mm256_sad_epu8(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i)), _mm256_setzero_si256()));
-  const __m128i half = _mm_add_epi64(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
-  return _mm_cvtsi128_si32(half) + _mm_extract_epi32(half, 2);
 }
 
 using Sums = __m256i;

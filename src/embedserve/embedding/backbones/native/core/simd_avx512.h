@@ -23,8 +23,10 @@ LANE_INLINE Vec divide(Vec a, Vec b) { return _mm512_div_ps(a, b); }
 LANE_INLINE Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 LANE_INLINE Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 LANE_INLINE Vec abs(Vec a) { return _mm512_abs_ps(a); }
-LANE_INLINE Vec fraction(Vec a) { return _mm512_reduce_ps(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }  // a - floor(a)
-LANE_INLINE Vec scale_by_power(Vec a, Vec n) { return _mm512_scalef_ps(a, n); }  // a * 2^floor(n)
+LANE_INLINE Vec clamp(Vec a, float limit) {  // to -limit..limit: the lesser magnitude with a's sign, in one instruction
+  return _mm512_range_ps(a, splat(limit), 0b0010);
+}
+LANE_INLINE Vec power_bits(Vec a) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a), 23)); }
 LANE_INLINE float sum(Vec a) { return _mm512_reduce_add_ps(a); }
 LANE_INLINE float largest(Vec a) { return _mm512_reduce_max_ps(a); }
 // Lanes from `count` on become `fill`.
@@ -34,6 +36,19 @@ LANE_INLINE Vec keep_first(Vec a, int count, float fill) {
 LANE_INLINE void store_bytes(uint8_t* p, Vec v) {  // rounded; v from 0 to 255
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
 }
+// Four vectors as bytes in order, rounded and held between 0 and 255: half the shuffles of one by one.
+using Bytes = __m512i;
+LANE_INLINE Bytes to_bytes(Vec a, Vec b, Vec c, Vec d) {
+  const __m512i ab = _mm512_packus_epi32(_mm512_cvtps_epi32(a), _mm512_cvtps_epi32(b));
+  const __m512i cd = _mm512_packus_epi32(_mm512_cvtps_epi32(c), _mm512_cvtps_epi32(d));
+  return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15),
+                                  _mm512_packus_epi16(ab, cd));
+}
+LANE_INLINE void store_bytes(uint8_t* p, Bytes v) { _mm512_storeu_si512(p, v); }
+using ByteSum = __m512i;
+LANE_INLINE ByteSum no_bytes() { return _mm512_setzero_si512(); }
+LANE_INLINE void add_bytes(ByteSum& sum, Bytes v) { sum = _mm512_add_epi64(sum, _mm512_sad_epu8(v, _mm512_setzero_si512())); }
+LANE_INLINE int32_t total(ByteSum sum) { return static_cast<int32_t>(_mm512_reduce_add_epi64(sum)); }
 LANE_INLINE void store_ints(int32_t* p, Vec v) { _mm512_storeu_si512(p, _mm512_cvtps_epi32(v)); }
 // Signed bytes of four vectors, lane by lane: a0 b0 c0 d0 a1 b1 ...
 LANE_INLINE void interleave_bytes(int8_t* p, Vec a, Vec b, Vec c, Vec d) {
@@ -43,11 +58,6 @@ LANE_INLINE void interleave_bytes(int8_t* p, Vec a, Vec b, Vec c, Vec d) {
   const __m512i cd = _mm512_or_si512(_mm512_slli_epi32(_mm512_and_si512(_mm512_cvtps_epi32(c), low), 16),
                                      _mm512_slli_epi32(_mm512_cvtps_epi32(d), 24));
   _mm512_storeu_si512(p, _mm512_or_si512(ab, cd));
-}
-LANE_INLINE int32_t sum_bytes(const uint8_t* p, int count) {  // count a multiple of 64
-  __m512i all = _mm512_setzero_si512();
-  for (int i = 0; i < count; i += 64) all = _mm512_add_epi64(all, _mm512_sad_epu8(_mm512_loadu_si512(p + i), _mm512_setzero_si512()));
-  return static_cast<int32_t>(_mm512_reduce_add_epi64(all));
 }
 
 // Integer sums of a GEMM tile: one accumulator holds 16 columns.

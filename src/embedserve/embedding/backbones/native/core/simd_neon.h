@@ -24,11 +24,8 @@ LANE_INLINE Vec divide(Vec a, Vec b) { return vdivq_f32(a, b); }
 LANE_INLINE Vec max(Vec a, Vec b) { return vmaxq_f32(a, b); }
 LANE_INLINE Vec min(Vec a, Vec b) { return vminq_f32(a, b); }
 LANE_INLINE Vec abs(Vec a) { return vabsq_f32(a); }
-LANE_INLINE Vec fraction(Vec a) { return vsubq_f32(a, vrndmq_f32(a)); }
-LANE_INLINE Vec scale_by_power(Vec a, Vec n) {  // a * 2^floor(n), nothing below n = -120
-  const int32x4_t power = vcvtmq_s32_f32(vmaxq_f32(n, splat(-120.0f)));
-  return vmulq_f32(a, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(power, vdupq_n_s32(127)), 23)));
-}
+LANE_INLINE Vec clamp(Vec a, float limit) { return min(max(a, splat(-limit)), splat(limit)); }
+LANE_INLINE Vec power_bits(Vec a) { return vreinterpretq_f32_s32(vshlq_n_s32(vreinterpretq_s32_f32(a), 23)); }
 LANE_INLINE float sum(Vec a) { return vaddvq_f32(a); }
 LANE_INLINE float largest(Vec a) { return vmaxvq_f32(a); }
 // Lanes from `count` on become `fill`.
@@ -42,6 +39,22 @@ LANE_INLINE void store_bytes(uint8_t* p, Vec v) {  // rounded; v from 0 to 255
   const uint32_t four = vget_lane_u32(vreinterpret_u32_u8(bytes), 0);
   memcpy(p, &four, 4);
 }
+// Four vectors as bytes in order, rounded and held between 0 and 255.
+struct Bytes {
+  uint8x16_t all;
+};
+LANE_INLINE Bytes to_bytes(Vec a, Vec b, Vec c, Vec d) {
+  const uint16x8_t ab = vcombine_u16(vqmovun_s32(vcvtnq_s32_f32(a)), vqmovun_s32(vcvtnq_s32_f32(b)));
+  const uint16x8_t cd = vcombine_u16(vqmovun_s32(vcvtnq_s32_f32(c)), vqmovun_s32(vcvtnq_s32_f32(d)));
+  return {vcombine_u8(vqmovn_u16(ab), vqmovn_u16(cd))};
+}
+LANE_INLINE void store_bytes(uint8_t* p, Bytes v) { vst1q_u8(p, v.all); }
+struct ByteSum {
+  uint32_t all;
+};
+LANE_INLINE ByteSum no_bytes() { return {0}; }
+LANE_INLINE void add_bytes(ByteSum& sum, Bytes v) { sum.all += vaddlvq_u8(v.all); }
+LANE_INLINE int32_t total(ByteSum sum) { return static_cast<int32_t>(sum.all); }
 
 LANE_INLINE void store_ints(int32_t* p, Vec v) { vst1q_s32(p, vcvtnq_s32_f32(v)); }
 // Signed bytes of four vectors, lane by lane: a0 b0 c0 d0 a1 b1 ...
@@ -50,11 +63,6 @@ LANE_INLINE void interleave_bytes(int8_t* p, Vec a, Vec b, Vec c, Vec d) {
   const int32x4_t ab = vorrq_s32(vandq_s32(vcvtnq_s32_f32(a), low), vshlq_n_s32(vandq_s32(vcvtnq_s32_f32(b), low), 8));
   const int32x4_t cd = vorrq_s32(vshlq_n_s32(vandq_s32(vcvtnq_s32_f32(c), low), 16), vshlq_n_s32(vcvtnq_s32_f32(d), 24));
   vst1q_s8(p, vreinterpretq_s8_s32(vorrq_s32(ab, cd)));
-}
-LANE_INLINE int32_t sum_bytes(const uint8_t* p, int count) {  // count a multiple of 64
-  uint32_t all = 0;
-  for (int i = 0; i < count; i += 16) all += vaddlvq_u8(vld1q_u8(p + i));
-  return static_cast<int32_t>(all);
 }
 
 // One accumulator holds 4 columns. sdot takes signed bytes, so activations lose 128 on the way in, which zero

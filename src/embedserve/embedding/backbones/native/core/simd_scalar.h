@@ -31,14 +31,14 @@ LANE_INLINE float nearest(float x) {
   volatile float shifted = x + 12582912.0f;
   return shifted - 12582912.0f;
 }
-LANE_INLINE Vec fraction(Vec a) { EACH_LANE a.at[lane] -= std::floor(a.at[lane]); return a; }
-LANE_INLINE Vec scale_by_power(Vec a, Vec n) {  // a * 2^floor(n), nothing below n = -120
+LANE_INLINE Vec clamp(Vec a, float limit) { return min(max(a, splat(-limit)), splat(limit)); }
+// The low bits of a as the exponent of a float: 2^(n - 127) for an integer n in them.
+LANE_INLINE Vec power_bits(Vec a) {
   EACH_LANE {
-    const float floor = std::floor(n.at[lane] > -120.0f ? n.at[lane] : -120.0f);
-    const uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(floor) + 127) << 23;
-    float power;
-    memcpy(&power, &bits, 4);
-    a.at[lane] *= power;
+    uint32_t bits;
+    memcpy(&bits, &a.at[lane], 4);
+    bits <<= 23;
+    memcpy(&a.at[lane], &bits, 4);
   }
   return a;
 }
@@ -58,6 +58,23 @@ LANE_INLINE Vec keep_first(Vec a, int count, float fill) {
 LANE_INLINE void store_bytes(uint8_t* p, Vec v) {  // rounded; v from 0 to 255
   EACH_LANE p[lane] = static_cast<uint8_t>(nearest(v.at[lane]));
 }
+// Four vectors as bytes in order, rounded and held between 0 and 255.
+struct Bytes {
+  uint8_t at[4 * kLanes];
+};
+LANE_INLINE Bytes to_bytes(Vec a, Vec b, Vec c, Vec d) {
+  Bytes bytes;
+  const Vec all[4] = {a, b, c, d};
+  for (int i = 0; i < 4; ++i) store_bytes(bytes.at + i * kLanes, min(max(all[i], splat(0)), splat(255)));
+  return bytes;
+}
+LANE_INLINE void store_bytes(uint8_t* p, Bytes v) { memcpy(p, v.at, sizeof v.at); }
+struct ByteSum {
+  int32_t all;
+};
+LANE_INLINE ByteSum no_bytes() { return {0}; }
+LANE_INLINE void add_bytes(ByteSum& sum, Bytes v) { for (uint8_t byte : v.at) sum.all += byte; }
+LANE_INLINE int32_t total(ByteSum sum) { return sum.all; }
 
 LANE_INLINE void store_ints(int32_t* p, Vec v) { EACH_LANE p[lane] = static_cast<int32_t>(nearest(v.at[lane])); }
 // Signed bytes of four vectors, lane by lane: a0 b0 c0 d0 a1 b1 ...
@@ -68,11 +85,6 @@ LANE_INLINE void interleave_bytes(int8_t* p, Vec a, Vec b, Vec c, Vec d) {
     p[4 * lane + 2] = static_cast<int8_t>(nearest(c.at[lane]));
     p[4 * lane + 3] = static_cast<int8_t>(nearest(d.at[lane]));
   }
-}
-LANE_INLINE int32_t sum_bytes(const uint8_t* p, int count) {
-  int32_t all = 0;
-  for (int i = 0; i < count; ++i) all += p[i];
-  return all;
 }
 
 constexpr int kShift = 0;  // taken from every activation byte by dot()
