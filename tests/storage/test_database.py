@@ -160,3 +160,34 @@ def test_a_failed_block_leaves_nothing(tmp_path: Path) -> None:
     with database.read() as connection:
         assert connection.execute(sa.select(sa.func.count()).select_from(stamps)).scalar() == 0
     database.close()
+
+
+def test_the_log_is_folded_back_by_a_thread_and_not_by_a_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedserve.storage.checkpoint.LOG_BYTES", 2**20)
+    monkeypatch.setattr("embedserve.storage.checkpoint._LOOK_SECONDS", 0.05)
+    database = Database.open(tmp_path)
+    path, log = tmp_path / FILE_NAME, tmp_path / f"{FILE_NAME}-wal"
+
+    def write(count: int) -> None:
+        for _ in range(count):
+            with database.write() as connection:
+                name = f"{time.monotonic_ns()}-{'x' * 4000}"
+                statement = database.upsert(stamps).values(name=name, value=1)
+                connection.execute(statement.on_conflict_do_nothing())
+
+    before = path.stat().st_size
+    write(1100)  # far beyond what SQLite would have left in the log
+    assert path.stat().st_size == before
+    assert log.stat().st_size > 4 * 2**20
+    database.start()
+    until = time.monotonic() + 30
+    while log.stat().st_size > 2**20:
+        write(1)  # the next commit after it starts the log over
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert path.stat().st_size > 4 * 2**20
+    with database.read() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(stamps)).scalar_one() >= 1100
+    database.close()

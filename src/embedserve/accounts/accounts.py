@@ -112,6 +112,7 @@ class Accounts:
 
     async def start(self) -> None:
         """Begin background work."""
+        self.database.start()
         self.ledger.start()
         if self._watcher is None:
             self._watcher = threading.Thread(target=self._watch, name="embedserve-accounts", daemon=True)

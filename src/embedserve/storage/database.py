@@ -12,6 +12,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from embedserve.errors import EmbedserveError
+from embedserve.storage.checkpoint import PRAGMAS, Checkpointer
 from embedserve.storage.guard import Guard
 from embedserve.storage.migrate import SCHEMA, read_stamp, upgrade
 
@@ -38,6 +39,8 @@ class Database:
         self.timeout = timeout
         self._writer = engine.execution_options(embedserve_write=True)
         self._guard = Guard(4 * timeout) if engine.dialect.name == "postgresql" else None
+        file = engine.url.database if engine.dialect.name == "sqlite" else None
+        self._checkpointer = Checkpointer(Path(file)) if file else None
 
     @classmethod
     def open(
@@ -107,7 +110,14 @@ class Database:
         """An INSERT of the dialect in use, for ``on_conflict_do_update`` and ``…_do_nothing``."""
         return upsert(self.dialect, table)
 
+    def start(self) -> None:
+        """Begin background work; for programs that write for long. The others may do without."""
+        if self._checkpointer:
+            self._checkpointer.start()
+
     def close(self) -> None:
+        if self._checkpointer:
+            self._checkpointer.close()
         self.engine.dispose()
 
 
@@ -159,7 +169,7 @@ def _open_sqlite(target: URL | None, data_dir: Path, timeout: float, sync: Sync)
     @sa.event.listens_for(engine, "connect")
     def prepare(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # begin() below says when a transaction starts, not the driver
-        for pragma in ("journal_mode=WAL", f"synchronous={sync}", "foreign_keys=ON"):
+        for pragma in ("journal_mode=WAL", f"synchronous={sync}", "foreign_keys=ON", *PRAGMAS):
             connection.execute(f"PRAGMA {pragma}")
 
     @sa.event.listens_for(engine, "begin")
