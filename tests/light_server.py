@@ -82,13 +82,12 @@ def die_at(point: str, count: int) -> None:
 
 def use_light_embedder(seconds_per_token: float = 0.0) -> None:
     """From now on the service opens the dummy network instead of the bundled model."""
-    import embedserve.service
     from embedserve.embedding.backbones.dummy import DummyBackbone
     from embedserve.embedding.embedder import Embedder
 
     backbone = DummyBackbone(seconds_per_token=seconds_per_token)
     light = partial(Embedder, backbone=backbone, tokenizer=WordTokenizer(), recipe="plain")
-    embedserve.service.Embedder = lambda **given: light()  # type: ignore[assignment, misc]
+    Embedder.configure = lambda settings: light()  # type: ignore[assignment, method-assign]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Source: the product documents and protocol notes, sections 2.1 and 10 (docs/comp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -75,6 +76,20 @@ PUBLISHED_RATE_LIMITS = MappingProxyType(
 )
 """Requests and tokens a minute of one account. Only v3's (international site) were read at the source; the
 others are unconfirmed. Enforced only by a plan that says ``published = true``."""
+
+PUBLISHED_CALL_RATES: Mapping[str, tuple[int, int | None]] = MappingProxyType(
+    {
+        "files.upload": (180, 3),
+        "files.other": (600, 10),
+        "batches.create": (1_000, None),
+        "batches.get": (1_000, None),
+        "batches.cancel": (1_000, None),
+        "batches.list": (100, None),
+        "tasks.create": (60, 1),
+    }
+)
+"""Calls that embed nothing by themselves: how many a minute, and a second where that is what is published, of
+one workspace. ``files.other``: list, get and delete together. Enforced as PUBLISHED_RATE_LIMITS are."""
 
 ASYNC_MODELS = MappingProxyType(
     {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable, Iterable
+from itertools import repeat
 from pathlib import Path
 
 import httpx
@@ -58,6 +60,47 @@ def test_two_nodes_on_one_redis(tmp_path: Path, redis_server: RedisServer) -> No
     ):
         replies = asyncio.run(ask_at_once([one, two], 200))
         assert Counter(reply.status_code for reply in replies) == {200: 100, 429: 100}
+
+
+def refused(calls: Iterable[Callable[[], httpx.Response]]) -> httpx.Response:
+    """The first 429 among the replies."""
+    for call in calls:
+        if (reply := call()).status_code == 429:
+            return reply
+    raise AssertionError("nothing was refused")
+
+
+def test_files_batches_and_tasks_have_the_published_rates(tmp_path: Path) -> None:
+    plan = write_plan(tmp_path, "[limits]\npublished = true\n")
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with (
+        ForkedServer(data_dir=tmp_path / "data", plan=plan) as server,
+        httpx.Client(headers=headers) as client,
+    ):
+        v1, native = f"{server.url}/compatible-mode/v1", f"{server.url}/api/v1"
+        task = {"model": "text-embedding-async-v2", "input": {"url": "http://example.invalid/a"}}
+        form = {"files": {"file": ("a.jsonl", b"x")}, "data": {"purpose": "batch"}}
+        first = client.post(f"{v1}/files", **form).json()
+        uploads = repeat(lambda: client.post(f"{v1}/files", **form), 50)
+        others = repeat(lambda: client.get(f"{v1}/files/{first['id']}"), 200)
+        lists = repeat(lambda: client.get(f"{v1}/batches"), 101)
+        asynchronous = {"X-DashScope-Async": "enable"}
+        tasks = repeat(
+            lambda: client.post(
+                f"{native}/services/embeddings/text-embedding/text-embedding", json=task, headers=asynchronous
+            ),
+            10,
+        )
+        for calls in (uploads, others, lists):
+            reply = refused(calls)
+            assert reply.json()["error"]["code"] == "limit_requests"
+            assert 0 < int(reply.headers["retry-after"]) <= 60
+        reply = refused(tasks)
+        assert reply.json()["code"] == "Throttling.RateQuota"
+        assert reply.json()["message"] == "Requests rate limit exceeded, please try again later."
+        elsewhere = {"X-DashScope-WorkSpace": "elsewhere"}
+        assert client.get(f"{v1}/batches", headers=elsewhere).status_code == 200
+        assert client.get(f"{v1}/files/{first['id']}/content").status_code == 200  # reading has no rate
 
 
 def test_what_is_refused_elsewhere_gives_its_reservation_back(tmp_path: Path) -> None:

@@ -297,6 +297,19 @@ def test_unfinished_jobs_are_limited(make: Made, monkeypatch: pytest.MonkeyPatch
     assert (caught.value.status, caught.value.code) == (429, "Throttling.AllocationQuota")
 
 
+def test_three_tasks_of_a_workspace_run_at_a_time(make: Made) -> None:
+    store = make()
+    for i in range(5):
+        submit_task(store, f"t{i}", b"a")
+    taken = [store.queue.lease_check(f"worker {i}") for i in range(4)]
+    assert [job and job.id for job in taken] == ["t0", "t1", "t2", None]
+    assert taken[0] is not None
+    store.queue.fail(taken[0], [])
+    after = store.queue.lease_check("worker 4")
+    assert after is not None
+    assert after.id == "t3"
+
+
 def limit_key(store: Jobs, **values: object) -> None:
     """Change the key as no command can."""
     change(store, api_keys, **values)

@@ -20,6 +20,7 @@ from embedserve.accounts.ledger import Ledger
 from embedserve.accounts.limits import Demand, Limiter, MemoryLimiter, Refusal, Ticket, demand
 from embedserve.accounts.plan import Limits, Plan, RateLimit
 from embedserve.accounts.spending import Spending
+from embedserve.catalogue import PUBLISHED_CALL_RATES
 from embedserve.errors import EmbedserveError
 from embedserve.settings import Settings
 from embedserve.storage.database import Database
@@ -202,6 +203,24 @@ class Accounts:
                 raise tell(taken.retry_after)
             reservation.ticket = taken
         return reservation
+
+    async def admit_call(self, caller: Caller, call: str) -> None:
+        """Hold a call around files and jobs to its published rate, where the plan says ``published = true``.
+
+        Args:
+            call: a name in ``PUBLISHED_CALL_RATES``.
+
+        Raises:
+            EmbedserveError: 429.
+        """
+        if not self.plan.limits.published:
+            return
+        name, (per_minute, per_second) = f"workspace:{caller.workspace}:{call}", PUBLISHED_CALL_RATES[call]
+        taken = await self._limiter.take([Demand(name, "requests", 1, per_minute, per_second)])
+        if isinstance(taken, Refusal):
+            error = too_many_requests(taken.retry_after)
+            self.refused[error.code] = self.refused.get(error.code, 0) + 1
+            raise error
 
     async def settle(self, reservation: Reservation, tokens: int, *, door: Door | None = None) -> None:
         """The work is done: return when its charge is durable.

@@ -36,6 +36,13 @@ def authenticate(request: Request) -> Caller:
     )
 
 
+async def let_in(request: Request, call: str) -> Caller:
+    """:func:`authenticate` for a call around files and jobs, which may have a rate of its own (429)."""
+    caller = authenticate(request)
+    await service_of(request).accounts.admit_call(caller, call)
+    return caller
+
+
 def cut_headers(answer: EmbedReply) -> dict[str, str]:
     """``x-embedserve-truncated: 0=12,3=400``: tokens that ``truncate`` dropped, by row; absent if none."""
     cuts = ",".join(f"{row}={tokens}" for row, tokens in answer.cuts.items())

@@ -41,6 +41,7 @@ _CANNOT_CANCEL = "Failed to cancel the task, please confirm if the task is in PE
 
 async def create_task(request: Request, caller: Caller, body: dict[str, Any]) -> Response:
     """The embedding endpoint with ``X-DashScope-Async: enable``."""
+    await service_of(request).accounts.admit_call(caller, "tasks.create")
     jobs = jobs_of(request)
     job = await asyncio.to_thread(draft_task, request, body, caller, jobs)
     await asyncio.to_thread(jobs.submit, job)

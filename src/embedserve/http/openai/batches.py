@@ -15,7 +15,7 @@ from starlette.responses import Response
 from embedserve.accounts.caller import Caller
 from embedserve.errors import EmbedserveError
 from embedserve.http.body import read_json
-from embedserve.http.context import authenticate, jobs_of, request_id_of, service_of
+from embedserve.http.context import jobs_of, let_in, request_id_of, service_of
 from embedserve.http.fields import show, stamp
 from embedserve.http.json import reply
 from embedserve.http.openai.batch_lines import (
@@ -42,7 +42,8 @@ _STATUSES = frozenset(
 
 
 async def create_batch(request: Request) -> Response:
-    service, caller, jobs = service_of(request), authenticate(request), jobs_of(request)
+    service, jobs = service_of(request), jobs_of(request)
+    caller = await let_in(request, "batches.create")
     body = await read_json(request, service.settings.max_body_bytes)
     job = await asyncio.to_thread(draft_batch, body, caller, jobs, request_id_of(request))
     await asyncio.to_thread(jobs.submit, job)
@@ -127,7 +128,7 @@ def check_callback(url: str, jobs: Jobs) -> None:
 
 
 async def get_batch(request: Request) -> Response:
-    caller = authenticate(request)
+    caller = await let_in(request, "batches.get")
     found = await asyncio.to_thread(
         jobs_of(request).queue.get, caller.workspace, request.path_params["id"], "batch"
     )
@@ -135,7 +136,7 @@ async def get_batch(request: Request) -> Response:
 
 
 async def cancel_batch(request: Request) -> Response:
-    caller, jobs = authenticate(request), jobs_of(request)
+    caller, jobs = await let_in(request, "batches.cancel"), jobs_of(request)
     id = request.path_params["id"]
     cancelled = await asyncio.to_thread(jobs.queue.cancel, caller.workspace, id, "batch")
     if cancelled is None:
@@ -146,7 +147,7 @@ async def cancel_batch(request: Request) -> Response:
 
 
 async def list_batches(request: Request) -> Response:
-    caller, query = authenticate(request), request.query_params
+    caller, query = await let_in(request, "batches.list"), request.query_params
     conditions: list[sa.ColumnElement[bool]] = [table.c.created_at >= oldest_listed()]
     if name := query.get(_NAME):
         conditions.append(table.c.title.icontains(name, autoescape=True))

@@ -12,7 +12,8 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from embedserve.http.context import authenticate, jobs_of, service_of
+from embedserve.accounts.caller import Caller
+from embedserve.http.context import authenticate, jobs_of, let_in, service_of
 from embedserve.http.fields import stamp
 from embedserve.http.json import reply
 from embedserve.http.multipart import receive_upload
@@ -40,7 +41,7 @@ def describe(file: StoredFile) -> dict[str, Any]:
 
 
 async def create_file(request: Request) -> Response:
-    caller = authenticate(request)
+    caller = await let_in(request, "files.upload")
     store = jobs_of(request).files
     draft = store.draft()
     try:
@@ -82,7 +83,7 @@ def expiry_of(fields: dict[str, str]) -> float | None:
 
 
 async def list_files(request: Request) -> Response:
-    caller = authenticate(request)
+    caller = await let_in(request, "files.other")
     query = request.query_params
     page, more = await asyncio.to_thread(
         jobs_of(request).files.page,
@@ -100,18 +101,18 @@ async def list_files(request: Request) -> Response:
 
 
 async def get_file(request: Request) -> Response:
-    return reply(describe(await _find(request)))
+    return reply(describe(await _find(request, await let_in(request, "files.other"))))
 
 
 async def delete_file(request: Request) -> Response:
-    caller = authenticate(request)
+    caller = await let_in(request, "files.other")
     id = request.path_params["id"]
     await asyncio.to_thread(jobs_of(request).files.delete, caller.workspace, id)
     return reply({"id": id, "object": "file", "deleted": True})
 
 
 async def get_content(request: Request) -> Response:
-    file = await _find(request)
+    file = await _find(request, authenticate(request))
     media_type = "application/gzip" if file.filename.endswith(".gz") else "application/octet-stream"
     return stream_file(jobs_of(request).files, file, media_type)
 
@@ -130,8 +131,7 @@ async def _read(blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
         yield block
 
 
-async def _find(request: Request) -> StoredFile:
-    caller = authenticate(request)
+async def _find(request: Request, caller: Caller) -> StoredFile:
     return await asyncio.to_thread(jobs_of(request).files.get, caller.workspace, request.path_params["id"])
 
 
