@@ -222,15 +222,15 @@ def test_only_pending_tasks_can_be_cancelled(
     sdk: type[BatchTextEmbedding], server: Server, site: str
 ) -> None:
     gate.clear()
-    running = [sdk.async_call(MODEL, url=f"http://{site}/slow.txt") for _ in range(2)]
-    while "RUNNING" not in {sdk.fetch(task).output.task_status for task in running}:
+    running = [sdk.async_call(MODEL, url=f"http://{site}/slow.txt") for _ in range(3)]
+    while {"RUNNING"} != {sdk.fetch(task).output.task_status for task in running}:
         time.sleep(0.05)
     waiting = sdk.async_call(MODEL, url=f"http://{site}/slow.txt")
     assert sdk.fetch(waiting).output.task_status == "PENDING"
     assert sdk.cancel(waiting).status_code == 200
     assert sdk.fetch(waiting).output.task_status == "CANCELED"
-    late = next(task for task in running if sdk.fetch(task).output.task_status == "RUNNING")
-    answer = httpx.post(f"{server.native_url}/tasks/{late.output.task_id}/cancel", headers=server.headers)
+    id = running[0].output.task_id
+    answer = httpx.post(f"{server.native_url}/tasks/{id}/cancel", headers=server.headers)
     assert answer.status_code == 400
     assert list(answer.json()) == ["request_id", "code", "message"]
     assert answer.json()["code"] == "UnsupportedOperation"

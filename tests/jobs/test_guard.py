@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from embedserve.errors import EmbedserveError
-from embedserve.jobs.download import download
+from embedserve.jobs.download import download, notify
 from embedserve.jobs.guard import UrlGuard
 
 pytestmark = pytest.mark.quick
@@ -106,6 +106,16 @@ def test_other_urls_are_refused(url: str) -> None:
     assert (caught.value.status, caught.value.code) == (400, "InvalidURL")
 
 
+@pytest.mark.parametrize(
+    "host", ["2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "127.1", "0", "localhost", "[::ffff:7f00:1]"]
+)
+def test_other_spellings_of_a_private_address_are_refused_even_if_listed(host: str) -> None:
+    """By the system's own resolver, which takes them all."""
+    with pytest.raises(EmbedserveError) as caught:
+        UrlGuard((host,), (), "THE_SETTING").admit(f"http://{host}/")
+    assert caught.value.code in ("InvalidURL", "InvalidURL.ConnectionRefused")
+
+
 def test_hosts_are_listed_with_ports_and_wildcards() -> None:
     some = guard("93.184.216.34", hosts=("one.example.org:8443", "*.example.net"))
     some.admit("https://one.example.org:8443/a")
@@ -158,6 +168,13 @@ class Site(http.server.BaseHTTPRequestHandler):
                     self.wfile.write(body)
             except OSError:
                 pass
+        elif self.path == "/trickle":  # a header that never ends
+            try:
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Header: ")
+                while not released.wait(0.05):
+                    self.wfile.write(b"x")
+            except OSError:
+                pass
         elif self.path == "/silent":
             released.wait(10)
         elif self.path == "/file":
@@ -167,6 +184,8 @@ class Site(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
         else:
             self.send_error(404)
+
+    do_POST = do_GET
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -221,12 +240,16 @@ def test_what_goes_wrong_on_the_way_has_a_code(site: int, tmp_path: Path, path: 
     assert caught.value.code == code
 
 
-def test_an_endless_trickle_ends_by_the_clock(site: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["/endless", "/trickle"])
+def test_an_endless_trickle_ends_by_the_clock(site: int, tmp_path: Path, path: str) -> None:
+    url = f"http://data.example.org:{site}{path}"
     with pytest.raises(EmbedserveError) as caught:
-        download(
-            f"http://data.example.org:{site}/endless", tmp_path / "f", opened(site), limit=2**40, seconds=0.2
-        )
+        download(url, tmp_path / "f", opened(site), limit=2**40, seconds=0.2)
     assert caught.value.code == "InvalidURL.Timeout"
+
+
+def test_a_callback_that_trickles_ends_by_the_clock(site: int) -> None:
+    assert notify(f"http://data.example.org:{site}/trickle", b"{}", opened(site), seconds=0.2)
 
 
 def test_each_redirect_resolves_anew_and_is_checked(site: int, tmp_path: Path) -> None:

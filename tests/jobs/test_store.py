@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -295,6 +296,70 @@ def test_unfinished_jobs_are_limited(make: Made, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(EmbedserveError) as caught:
         submit_task(store, "two", b"a")
     assert (caught.value.status, caught.value.code) == (429, "Throttling.AllocationQuota")
+
+
+def test_a_lease_of_a_clock_that_was_set_back_is_not_waited_for(make: Made) -> None:
+    store = make()
+    submit_batch(store, "b", lines(3))
+    change(store, jobs, owner="w-elsewhere", lease_until=time.time() + 30)
+    assert store.queue.lease_check("here") is None
+    change(store, jobs, owner="w-elsewhere", lease_until=time.time() + 86_400)
+    (job,) = finish(store, "b")
+    assert job.status == "completed"
+
+
+def test_a_host_that_is_slow_holds_up_no_other_job(make: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+
+    def fetch(url: str, path: Path, *rest: object, **more: object) -> int:
+        released.wait(60)
+        return path.write_bytes(b"a\n")
+
+    monkeypatch.setattr("embedserve.jobs.runner.download", fetch)
+    store = make()
+    for i in range(3):
+        submit_task(store, f"t{i}", b"a")
+    change(store, jobs, input_url="http://data.example.org/slow", input_file_id=None)
+    submit_batch(store, "b", lines(3))
+
+    async def wait() -> None:
+        while find(store, "b")[0].status not in ENDED:  # noqa: ASYNC110 (waits for rows)
+            await asyncio.sleep(0.02)
+        assert {job.status for job in find(store, "t0", "t1", "t2")} == {"validating"}
+        released.set()
+        while not all(job.status in ENDED for job in find(store, "t0", "t1", "t2")):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+    run(store, wait)
+    assert {job.status for job in find(store, "b", "t0", "t1", "t2")} == {"completed"}
+
+
+def test_a_callback_that_does_not_answer_holds_up_no_lease(
+    make: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+    monkeypatch.setattr("embedserve.jobs.upkeep.notify", lambda *_, **__: released.wait(60))
+    monkeypatch.setattr("embedserve.jobs.upkeep.Upkeep.pause", 0.02)
+    store = make()
+    submit_batch(store, "told", lines(1))
+    change(store, jobs, callback="http://data.example.org/done")
+    submit_batch(store, "late", lines(1))
+    later = sa.update(jobs).where(jobs.c.id == "late")
+    held = later.values(owner="w-gone", lease_until=time.time() + 50)
+    with store.queue.database.write() as connection:
+        connection.execute(held)
+
+    async def wait() -> None:
+        while find(store, "told")[0].status not in ENDED:  # noqa: ASYNC110 (waits for rows)
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)  # the callback is being told
+        with store.queue.database.write() as connection:
+            connection.execute(later.values(deadline=time.time() - 1))
+        while find(store, "late")[0].status != "expired":  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        released.set()
+
+    run(store, wait)
 
 
 def test_three_tasks_of_a_workspace_run_at_a_time(make: Made) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +17,7 @@ from embedserve.errors import EmbedserveError
 MAX_FIELD = 64 * 1024
 """Bytes of one field that is no file."""
 MAX_FIELDS = 32
+_PIECE = 512 * 1024
 _MAX_DRAIN = 64 * 2**20
 """How much more of a refused body is read, so that the client gets to see the refusal."""
 
@@ -36,7 +39,6 @@ class Upload:
 def too_large(limit: int) -> EmbedserveError:
     return EmbedserveError(
         f"Payload Too Large: the file is over {limit} bytes; split it into several.",
-        status=413,
         code="BadRequest.TooLarge",
         openai_type="invalid_request_error",
         param="file",
@@ -55,7 +57,7 @@ async def receive_upload(request: Request, path: Path, *, limit: int) -> Upload:
     """Read the form; the part named ``file`` is written to ``path``.
 
     Raises:
-        EmbedserveError: 413 over ``limit`` bytes of file, 400 for what is no such form.
+        EmbedserveError: 400, over ``limit`` bytes of file, or no such form.
         OSError: the disk.
     """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
@@ -70,10 +72,11 @@ async def receive_upload(request: Request, path: Path, *, limit: int) -> Upload:
     with path.open("wb") as target:
         form = _Form(target, limit)
         parser = MultipartParser(boundary, form.callbacks())  # type: ignore[arg-type]
-        async for block in request.stream():
+        async for block in _gather(request.stream()):
             if refusal is None:
                 try:
-                    parser.write(block)
+                    # In a thread: a disk that is behind makes a write wait, and queries are on this loop.
+                    await asyncio.to_thread(parser.write, block)
                 except EmbedserveError as error:
                     refusal = error
                 except MultipartParseError:
@@ -87,6 +90,18 @@ async def receive_upload(request: Request, path: Path, *, limit: int) -> Upload:
         if not form.ended:
             raise malformed_form("it ends in the middle of a part")
     return form.upload
+
+
+async def _gather(blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same bytes in fewer pieces."""
+    gathered = bytearray()
+    async for block in blocks:
+        gathered += block
+        if len(gathered) >= _PIECE:
+            yield bytes(gathered)
+            gathered.clear()
+    if gathered:
+        yield bytes(gathered)
 
 
 class _Form:

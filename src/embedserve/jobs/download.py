@@ -5,9 +5,10 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -47,19 +48,33 @@ class _PinnedHTTPS(_PinnedHTTP):
 
 @contextmanager
 def _exchange(
-    target: Target, method: str, body: bytes | None, headers: dict[str, str], timeout: float
+    target: Target, method: str, body: bytes | None, headers: dict[str, str], timeout: float, until: float
 ) -> Iterator[http.client.HTTPResponse]:
+    """One request; ``timeout`` bounds each silence, ``until`` (monotonic) the whole."""
     kind = _PinnedHTTPS if target.url.scheme == "https" else _PinnedHTTP
     connection = kind(target, timeout)
+    end = threading.Timer(max(0.0, until - time.monotonic()), _cut, [connection])
+    end.daemon = True
+    end.start()
     try:
         connection.request(method, target.path, body, {"User-Agent": "embedserve", **headers})
         yield connection.getresponse()
     except TimeoutError:
         raise refused(f"The host {target.host} did not answer in time.", "InvalidURL.Timeout") from None
     except (OSError, http.client.HTTPException):
+        if time.monotonic() >= until:
+            raise refused(f"The host {target.host} took too long.", "InvalidURL.Timeout") from None
         raise refused(f"Cannot fetch from {target.host}.", "InvalidURL.ConnectionRefused") from None
     finally:
+        end.cancel()
         connection.close()
+
+
+def _cut(connection: http.client.HTTPConnection) -> None:
+    """Wake whoever waits for the other side, be it for a header that comes a byte at a time."""
+    if connection.sock is not None:
+        with suppress(OSError):
+            connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def download(
@@ -86,7 +101,7 @@ def download(
     deadline = time.monotonic() + seconds
     for _ in range(MAX_REDIRECTS + 1):
         target = guard.admit(url)
-        with _exchange(target, "GET", None, {"Accept-Encoding": "identity"}, idle) as response:
+        with _exchange(target, "GET", None, {"Accept-Encoding": "identity"}, idle, deadline) as response:
             location = response.getheader("location")
             if response.status in _REDIRECTS and location:
                 url = urljoin(url, location)
@@ -119,15 +134,18 @@ def _store(
             if not keep_going():
                 raise _failed("The task was given up.")
             file.write(block)
+    if time.monotonic() > deadline:
+        raise refused("The file behind the url took too long.", "InvalidURL.Timeout")
     if response.length:
         raise _failed("The connection broke off before the end of the file.")
     return size
 
 
-def notify(url: str, body: bytes, guard: UrlGuard, *, timeout: float = 10.0) -> bool:
+def notify(url: str, body: bytes, guard: UrlGuard, *, seconds: float = 10.0) -> bool:
     """POST JSON to a callback; true if it answered 2xx. Redirects are not followed."""
-    target = guard.admit(url)
-    with _exchange(target, "POST", body, {"Content-Type": "application/json"}, timeout) as response:
+    target, until = guard.admit(url), time.monotonic() + seconds
+    headers = {"Content-Type": "application/json"}
+    with _exchange(target, "POST", body, headers, seconds, until) as response:
         return 200 <= response.status < 300
 
 

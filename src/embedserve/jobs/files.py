@@ -19,6 +19,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from embedserve.errors import EmbedserveError
 from embedserve.jobs.errors import StorageFullError, is_full, no_such, refused
 from embedserve.jobs.records import ENDED, StoredFile
 from embedserve.storage.database import Database
@@ -70,19 +71,26 @@ class FileStore:
             created_at=time.time(),
             expires_at=expires_at,
         )
+        target = self.upload_path(made.id)
         with draft.open("rb+") as file:
             os.fsync(file.fileno())
+        draft.rename(target)
+        _sync_folder(target.parent)  # before the transaction: nobody should wait for the disk there
+        try:
+            self._enter(made)
+        except EmbedserveError:  # after anything else nobody knows whether the row is there: sweep looks
+            target.unlink(missing_ok=True)
+            raise
+        return made
+
+    def _enter(self, made: StoredFile) -> None:
         with self.database.write() as connection:
-            held = sa.select(sa.func.count()).select_from(files).where(files.c.workspace == workspace)
+            held = sa.select(sa.func.count()).select_from(files).where(files.c.workspace == made.workspace)
             if connection.execute(held).scalar_one() >= MAX_FILES:
                 raise refused("Upload file number exceed limit.")
             if self.used_bytes(connection) + made.bytes > self.quota_bytes:
                 raise refused("Upload file capacity exceed limit.")
-            target = self.upload_path(made.id)
-            draft.rename(target)
-            _sync_folder(target.parent)
             connection.execute(sa.insert(files).values({c.name: getattr(made, c.name) for c in files.c}))
-        return made
 
     def get(self, workspace: str, id: str) -> StoredFile:
         """Raises EmbedserveError (404) if it is not there or belongs to another workspace."""

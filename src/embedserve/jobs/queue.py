@@ -140,8 +140,9 @@ class JobQueue:
 
     # for the workers
 
-    def lease_check(self, worker: str) -> Job | None:
-        """A job that waits to be checked and cut into chunks, oldest first."""
+    def lease_check(self, worker: str, fetched: bool = False) -> Job | None:
+        """A job that waits to be checked and cut into chunks, oldest first; one whose input is here, or one
+        whose input is to be ``fetched``."""
         now = time.time()
         running = sa.alias(jobs)
         busy = (
@@ -160,6 +161,7 @@ class JobQueue:
             .where(
                 jobs.c.status == "validating",
                 _is_free(jobs, now),
+                jobs.c.input_url.is_not(None) if fetched else jobs.c.input_url.is_(None),
                 sa.or_(jobs.c.kind != "task", busy < RUNNING_TASKS),
             )
             .order_by(jobs.c.created_at)
@@ -364,8 +366,9 @@ class JobQueue:
     # after the end
 
     def callbacks(self) -> list[Job]:
-        """Ended jobs whose callback was not told yet."""
-        query = sa.select(jobs).where(jobs.c.callback.is_not(None), jobs.c.status.in_(ENDED)).limit(20)
+        """Some ended jobs whose callback was not told yet; at random, so that dead ones hold up no others."""
+        query = sa.select(jobs).where(jobs.c.callback.is_not(None), jobs.c.status.in_(ENDED))
+        query = query.order_by(sa.func.random()).limit(20)
         with self.database.read() as connection:
             return [Job.of(row) for row in connection.execute(query).mappings()]
 
@@ -409,4 +412,6 @@ class JobQueue:
 
 
 def _is_free(table: sa.Table, now: float) -> sa.ColumnElement[bool]:
-    return sa.or_(table.c.owner.is_(None), table.c.lease_until < now)
+    """Nobody has it, or his time is over; a lease far in the future is one of a clock that was set back."""
+    until = table.c.lease_until
+    return sa.or_(table.c.owner.is_(None), until < now, until > now + 2 * LEASE_SECONDS)

@@ -11,7 +11,7 @@ import asyncio
 import gzip
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,8 @@ T = TypeVar("T")
 
 LINES_AT_A_TIME = 16
 """Lines that one chunk has at the service together."""
+FETCHES = 3
+"""Inputs that are fetched from other hosts at a time; jobs whose input is here never wait for them."""
 POLL_SECONDS = 1.0
 """How often to look for what other nodes have put in; a node's own jobs wake it at once."""
 PATIENCE_SECONDS = 30.0
@@ -79,7 +81,7 @@ class Runner:
         self.upkeep = upkeep
         self.concurrency = concurrency
         self._guard = guard
-        self._threads = ThreadPoolExecutor(concurrency + 2, thread_name_prefix="embedserve-jobs")
+        self._threads = ThreadPoolExecutor(concurrency + FETCHES + 3, thread_name_prefix="embedserve-jobs")
         self._tasks: list[asyncio.Task[None]] = []
         self._wake = asyncio.Event()
         self._closing = False
@@ -87,7 +89,13 @@ class Runner:
 
     async def start(self) -> None:
         await self._thread(self.upkeep.take_back)
-        loops = [self._check_jobs, self._look_after, *[self._run_chunks] * self.concurrency]
+        loops: list[Callable[[], Coroutine[None, None, None]]] = [
+            partial(self._check_jobs, fetched=False),
+            *[partial(self._check_jobs, fetched=True)] * FETCHES,
+            *[self._run_chunks] * self.concurrency,
+            self._look_after,
+            self._tidy,
+        ]
         self._tasks = [asyncio.create_task(loop(), name="embedserve-jobs") for loop in loops]
 
     async def close(self) -> None:
@@ -118,11 +126,11 @@ class Runner:
         except TimeoutError:
             pass
 
-    async def _check_jobs(self) -> None:
+    async def _check_jobs(self, fetched: bool) -> None:
         while True:
             try:
                 await self._give_back()
-                job = await self._thread(self.queue.lease_check, self.worker.name)
+                job = await self._thread(self.queue.lease_check, self.worker.name, fetched)
                 if job is None:
                     await self._rest()
                     continue
@@ -171,6 +179,14 @@ class Runner:
                     self.wake()
             except Exception:
                 log.exception("looking after jobs failed")
+            await asyncio.sleep(self.upkeep.pause)
+
+    async def _tidy(self) -> None:
+        while True:
+            try:
+                await self._thread(self.upkeep.tidy)
+            except Exception:
+                log.exception("tidying up after jobs failed")
             await asyncio.sleep(self.upkeep.pause)
 
     # one job

@@ -62,16 +62,18 @@ class Upkeep:
         return bool(dead)
 
     def look_after(self) -> bool:
-        """One round; true if there may be new work."""
+        """Leases and deadlines, one round, which must not take long; true if there may be new work."""
         self._queue.renew(self._worker.name)
         found = self.take_back()
-        found = self._queue.expire_due() or found
+        return self._queue.expire_due() or found
+
+    def tidy(self) -> None:
+        """What may take its time: the other side of a callback, a disk with much to delete."""
         self.call_back()
         if time.monotonic() - self._swept_at > _SWEEP_SECONDS:
             self._swept_at = time.monotonic()
             self.purge()
             self._store.sweep()
-        return found
 
     def call_back(self) -> None:
         """Tell those who asked that their job has ended. At least once: a crash may repeat it."""
