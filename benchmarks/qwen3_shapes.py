@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,8 +49,12 @@ VOCABULARY = 4096
 """Instead of 151,669: looking a row up costs the same, and the file is smaller."""
 
 
-def write_checkpoint(folder: Path, shape: Shape, device: str = "cpu") -> Path:
-    """``config.json`` and bf16 shards in the hub's format, drawn with a fixed seed."""
+def write_checkpoint(folder: Path, shape: Shape, device: str = "cpu", *, outliers: bool = False) -> Path:
+    """``config.json`` and bf16 shards in the hub's format, drawn with a fixed seed.
+
+    Trained decoders have channels far above the rest, which random weights have not. With ``outliers`` some
+    are put in: see :func:`inject_outliers`.
+    """
     import torch
     from safetensors.torch import save_file
 
@@ -99,11 +104,27 @@ def write_checkpoint(folder: Path, shape: Shape, device: str = "cpu") -> Path:
         if layer == 0:
             tensors["embed_tokens.weight"] = draw(VOCABULARY, hidden, scale=1.0)
             tensors["norm.weight"] = gain(hidden)
+        if outliers:
+            inject_outliers(tensors, at)
         name = f"model-{layer:05}.safetensors"
         save_file(tensors, folder / name, metadata={"format": "pt"})
         files.update(dict.fromkeys(tensors, name))
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
     return folder
+
+
+def inject_outliers(tensors: dict[str, Any], at: str) -> None:
+    """Large channels, in place: in every token's state, behind the norms, on keys, and gated ones.
+
+    The last are made up for by small weights behind them, so that no channel rules alone.
+    """
+    if "embed_tokens.weight" in tensors:
+        tensors["embed_tokens.weight"][:, [11, 300]] *= 40
+    for norm in ("input_layernorm", "post_attention_layernorm"):
+        tensors[f"{at}.{norm}.weight"][[5, 77, 640]] *= 12
+    tensors[f"{at}.self_attn.k_norm.weight"][9] *= 8
+    tensors[f"{at}.mlp.up_proj.weight"][[3, 1000]] *= 100
+    tensors[f"{at}.mlp.down_proj.weight"][:, [3, 1000]] /= 100
 
 
 def draw_windows(lengths: list[int]) -> list[Window]:

@@ -107,7 +107,8 @@ class Settings(BaseSettings):
     )
     device: str = Field("auto", description="Where those models run: `auto`, `cpu`, `cuda` or `cuda:N`.")
     precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
-        "auto", description="Their arithmetic; `auto` is bf16 where the processor has it, else fp32."
+        "auto",
+        description="Their arithmetic; `auto`: int8 for Qwen3 on a CPU, else bf16 where it exists, or fp32.",
     )
     threads: int | None = Field(
         None, ge=1, description="Threads of the engine; default: the cores this process may use."

@@ -14,7 +14,8 @@ from tests.embedding.checkpoints import write_qwen3
 
 from embedserve.embedding.backbones import torch_packing
 from embedserve.embedding.backbones.base import Floats, Window
-from embedserve.embedding.backbones.qwen3 import Qwen3Backbone, find_prefix
+from embedserve.embedding.backbones.instructions import find_prefix
+from embedserve.embedding.backbones.qwen3 import Qwen3Backbone
 from embedserve.embedding.backbones.torch_graphs import GraphRunner
 from embedserve.embedding.backbones.torch_packing import Runtime
 from embedserve.embedding.checkpoint import Checkpoint

@@ -12,9 +12,10 @@ import pytest
 from tests.embedding.checkpoints import write_encoder, write_qwen3
 
 from embedserve.embedding.backbones.bundled import open_bundled
+from embedserve.embedding.backbones.native import NativeUnavailable
 from embedserve.embedding.backbones.torch_packing import Runtime
 from embedserve.embedding.checkpoint import Checkpoint
-from embedserve.embedding.models import load
+from embedserve.embedding.models import load, opening
 from embedserve.embedding.models.detection import OWN_RECIPE, detect_recipe
 from embedserve.embedding.models.hub_embedder import PublishedEmbedder
 from embedserve.embedding.models.opening import Shared, open_model, predict_bytes, read_table, verify
@@ -203,6 +204,42 @@ def test_int8_encoders_run_in_the_native_engine(tmp_path: Path, shared: Shared) 
     assert close.sum(axis=1).min() > 0.999
     assert small.backbone.name.startswith(("native", "encoder-torch-cpu-int8"))
     assert small.recipe.describe()["fingerprint"] != full.recipe.describe()["fingerprint"]
+
+
+@pytest.mark.parametrize("precision", ["auto", "int8"])
+def test_qwen3_runs_in_the_native_engine_on_a_cpu(
+    qwen: PublishedEmbedder,
+    store: ModelStore,
+    shared: Shared,
+    precision: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(opening, "multiplies_tiles", lambda: False)
+    small = open_model("me/tiny-qwen", store, shared, Runtime("cpu", precision))
+    texts = ["what is the capital of China?", "gravity 重力", "gravity " * 1500]
+    for role in ("query", "document"):
+        close = qwen.embed(texts, text_type=role).dense * small.embed(texts, text_type=role).dense
+        assert close.sum(axis=1).min() > 0.999
+    assert small.backbone.name.startswith("qwen3-native")
+    assert small.recipe.describe()["fingerprint"] != qwen.recipe.describe()["fingerprint"]
+    assert predict_bytes("me/tiny-qwen", store, Runtime("cpu", precision)) > 0
+    small.close()
+
+
+def test_where_the_native_engine_cannot_pytorch_serves(
+    store: ModelStore, shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise NativeUnavailable("no compiled core")
+
+    monkeypatch.setattr(opening, "NativeQwen3Backbone", refuse)
+    assert (
+        open_model("me/tiny-qwen", store, shared, Runtime("cpu", "int8")).backbone.name
+        == "qwen3-torch-cpu-int8"
+    )
+    monkeypatch.setattr(opening, "_has_torch", lambda: False)
+    with pytest.raises(NativeUnavailable, match="no compiled core"):
+        open_model("me/tiny-qwen", store, shared, Runtime("cpu", "int8"))
 
 
 def test_a_program_opens_a_model_by_itself(store: ModelStore, qwen: PublishedEmbedder) -> None:

@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from embedserve.embedding.backbones.base import Floats, Ids, Window
+from embedserve.embedding.backbones.instructions import Prefix, cut_at
+from embedserve.embedding.backbones.qwen3_shape import Shape
 from embedserve.embedding.backbones.torch_graphs import GraphRunner
 from embedserve.embedding.backbones.torch_linear import Linear, make_linear
 from embedserve.embedding.backbones.torch_packing import (
@@ -32,59 +32,11 @@ from embedserve.embedding.backbones.torch_packing import (
     pool_rows,
 )
 from embedserve.embedding.checkpoint import Checkpoint, State, import_torch
-from embedserve.errors import ModelLoadError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-LONGEST_PREFIX = 256
-"""Tokens searched for the cut."""
 KEPT_PREFIXES = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_width: int
-    ffn: int
-    eps: float
-    rope_theta: float
-
-    @classmethod
-    def read(cls, checkpoint: Checkpoint) -> Shape:
-        """From ``config.json``, of transformers 4 or 5.
-
-        Raises:
-            ModelLoadError: another family, or a position scheme that is not implemented here.
-        """
-        if checkpoint.model_type != "qwen3":
-            raise ModelLoadError(f"{checkpoint.folder} is a {checkpoint.model_type!r} model, not qwen3")
-        setting = checkpoint.setting
-        rope = checkpoint.config.get("rope_parameters") or checkpoint.config.get("rope_scaling") or {}
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if (
-            kind != "default"
-            or checkpoint.config.get("use_sliding_window")
-            or setting("attention_bias", False)
-        ):
-            raise ModelLoadError(
-                f"{checkpoint.folder} uses rope {kind!r}, sliding windows or attention biases, which this "
-                "backbone does not compute: serve it by a remote engine instead"
-            )
-        heads = int(setting("num_attention_heads"))
-        return cls(
-            hidden=int(setting("hidden_size")),
-            layers=int(setting("num_hidden_layers")),
-            heads=heads,
-            kv_heads=int(setting("num_key_value_heads")),
-            head_width=int(setting("head_dim", int(setting("hidden_size")) // heads)),
-            ffn=int(setting("intermediate_size")),
-            eps=float(setting("rms_norm_eps", 1e-6)),
-            rope_theta=float(rope.get("rope_theta") or setting("rope_theta", 1_000_000.0)),
-        )
 
 
 @dataclass(slots=True)
@@ -129,7 +81,7 @@ class Qwen3Backbone(TorchBackbone):
         checkpoint: Checkpoint,
         runtime: Runtime | None = None,
         *,
-        prefix: tuple[int, int] | None = None,
+        prefix: Prefix | None = None,
         window_size: int | None = None,
     ) -> None:
         super().__init__((runtime or Runtime()).resolve())
@@ -213,16 +165,8 @@ class Qwen3Backbone(TorchBackbone):
         super().close()
 
     def cut_at(self, window: Window) -> int:
-        """Tokens of the instruction at the start of a window; 0 where it has none or pools over them."""
-        if self._prefix is None:
-            return 0
-        first, marker = self._prefix
-        head = window.ids[:LONGEST_PREFIX]
-        if len(head) == 0 or head[0] != first:
-            return 0
-        (found,) = np.nonzero(head == marker)
-        length = int(found[0]) if len(found) else 0
-        return 0 if length == len(window.ids) or window.weights[:length].any() else length
+        """See :func:`embedserve.embedding.backbones.instructions.cut_at`."""
+        return cut_at(window, self._prefix)
 
     def _plan(self, windows: Sequence[Window]) -> tuple[list[tuple[Ids, KeptPrefix | None, int]], list[int]]:
         """Pieces to compute: new prefixes first, then each window from where its prefix ends."""
@@ -373,9 +317,3 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     out.exp_().add_(1)
     import_torch().div(gate, out, out=out)
     return out.mul_(up)
-
-
-def find_prefix(tokenize: Callable[[str], Any]) -> tuple[int, int]:
-    """The (first, marker) tokens of an instruction prompt: those of ``Instruct`` and of ``Query``."""
-    first, marker = tokenize("Instruct"), tokenize("Query")
-    return int(first[0]), int(marker[0])

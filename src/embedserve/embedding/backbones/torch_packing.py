@@ -36,7 +36,8 @@ class Runtime:
 
     Attributes:
         device: ``auto`` (CUDA when there is one), ``cpu``, ``cuda``, ``cuda:1``.
-        precision: ``auto``: bf16 where the processor multiplies it, else fp32; never int8 unasked.
+        precision: ``auto`` in PyTorch: bf16 where the processor multiplies it, else fp32. On a CPU Qwen3
+            runs at int8 in the native engine before it comes to that (``models/opening.py``).
         exact: bit-equal vectors in any batch; False lets the GPU's libraries choose blocking by batch size.
     """
 
@@ -74,12 +75,21 @@ def sees_cuda() -> bool:
 
 def multiplies_bf16() -> bool:
     """Whether this CPU has bf16 products; without them bf16 is emulated and slower than fp32."""
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & _cpu_flags())
+
+
+def multiplies_tiles() -> bool:
+    """Whether this CPU has a unit for whole tiles of bf16 (AMX)."""
+    return "amx_bf16" in _cpu_flags()
+
+
+def _cpu_flags() -> set[str]:
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="ignore") as file:
             flags = next((line for line in file if line.startswith(("flags", "Features"))), "")
     except OSError:
-        return False
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags.split()))
+        return set()
+    return set(flags.split())
 
 
 @dataclass(slots=True)

@@ -9,14 +9,17 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from embedserve.embedding.backbones import native_qwen3
 from embedserve.embedding.backbones.base import Backbone
 from embedserve.embedding.backbones.bundled import open_bundled
 from embedserve.embedding.backbones.encoder import FAMILIES, SPARSE_HEAD, EncoderBackbone
+from embedserve.embedding.backbones.instructions import Prefix, find_prefix
 from embedserve.embedding.backbones.native import NativeUnavailable
 from embedserve.embedding.backbones.native_encoder import open_native
-from embedserve.embedding.backbones.qwen3 import Qwen3Backbone, find_prefix
+from embedserve.embedding.backbones.native_qwen3 import NativeQwen3Backbone
+from embedserve.embedding.backbones.qwen3 import Qwen3Backbone
 from embedserve.embedding.backbones.remote import RemoteBackbone
-from embedserve.embedding.backbones.torch_packing import Precision, Runtime, sees_cuda
+from embedserve.embedding.backbones.torch_packing import Precision, Runtime, multiplies_tiles, sees_cuda
 from embedserve.embedding.checkpoint import Checkpoint
 from embedserve.embedding.hub_tokenizer import HubTokenizer
 from embedserve.embedding.models.detection import detect_recipe, name_recipe
@@ -88,7 +91,7 @@ def open_model(
     backbone: Backbone
     if checkpoint.model_type == "qwen3":
         prefix = find_prefix(tokenizer.encode)
-        backbone = Qwen3Backbone(checkpoint, runtime, prefix=prefix, window_size=recipe.max_tokens)
+        backbone = _open_qwen3(checkpoint, runtime or Runtime(), prefix, recipe.max_tokens)
     elif checkpoint.model_type in FAMILIES:
         backbone = _open_encoder(checkpoint, runtime or Runtime(), tokenizer)
     else:
@@ -133,16 +136,45 @@ def load(
     return open_model(reference, store, shared, Runtime(device, precision))
 
 
+def _open_qwen3(checkpoint: Checkpoint, runtime: Runtime, prefix: Prefix, window_size: int) -> Backbone:
+    """The native engine where :func:`_takes_native_qwen3` says so and it can; PyTorch for everything else."""
+    if _takes_native_qwen3(runtime):
+        try:
+            return NativeQwen3Backbone(checkpoint, prefix=prefix, window_size=window_size)
+        except NativeUnavailable:
+            if not _has_torch():
+                raise
+    return Qwen3Backbone(checkpoint, runtime, prefix=prefix, window_size=window_size)
+
+
+def _takes_native_qwen3(runtime: Runtime) -> bool:
+    """Whether Qwen3 runs at int8 in the native engine: on a CPU, for ``int8``, and for ``auto``.
+
+    A CPU that multiplies tiles of bf16 (AMX) does so at several times the rate of int8 in its vectors, so
+    there ``auto`` leaves it to PyTorch, if that is installed.
+    """
+    if runtime.precision == "int8":
+        return _is_cpu(runtime)
+    return runtime.precision == "auto" and _is_cpu(runtime) and not (_has_torch() and multiplies_tiles())
+
+
+def _has_torch() -> bool:
+    return importlib.util.find_spec("torch") is not None
+
+
+def _is_cpu(runtime: Runtime) -> bool:
+    return runtime.device == "cpu" or (runtime.device == "auto" and not sees_cuda())
+
+
 def _open_encoder(checkpoint: Checkpoint, runtime: Runtime, tokenizer: HubTokenizer) -> Backbone:
     """The native engine for int8 on the CPU, or where PyTorch is missing; PyTorch for everything else.
 
     The native engine gives pooled states only, so a checkpoint with a sparse head runs in PyTorch.
     """
-    has_torch = importlib.util.find_spec("torch") is not None
+    has_torch = _has_torch()
     has_head = (checkpoint.folder / SPARSE_HEAD).is_file()
     wants_native = runtime.precision == "int8" or (runtime.precision == "auto" and not has_torch)
-    on_cpu = runtime.device == "cpu" or (runtime.device == "auto" and not sees_cuda())
-    if wants_native and on_cpu and not has_head:
+    if wants_native and _is_cpu(runtime) and not has_head:
         try:
             return open_native(checkpoint)
         except NativeUnavailable:
@@ -174,9 +206,10 @@ def predict_bytes(reference: str, store: ModelStore, runtime: Runtime) -> int:
     if is_remote(reference):
         return 0
     checkpoint = Checkpoint(store.find(reference)[0])
+    if checkpoint.model_type == "qwen3" and _takes_native_qwen3(runtime):
+        return native_qwen3.predict_bytes(checkpoint)
     stored = 2 if checkpoint.config.get("dtype", checkpoint.config.get("torch_dtype")) != "float32" else 4
-    has_torch = importlib.util.find_spec("torch") is not None
-    precision = runtime.resolve().precision if has_torch else "int8"
+    precision = runtime.resolve().precision if _has_torch() else "int8"
     wanted = {"fp32": 4, "bf16": 2, "int8": 2}[precision]  # int8 keeps its word table wide
     return int(checkpoint.weight_bytes * wanted / stored * 1.1)
 

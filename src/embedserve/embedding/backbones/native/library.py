@@ -30,6 +30,23 @@ class Shape(Structure):
     )
 
 
+class DecoderShape(Structure):
+    """``embedserve::DecoderShape`` of core/decoder_shape.h."""
+
+    _fields_ = (
+        ("hidden", c_int),
+        ("layers", c_int),
+        ("heads", c_int),
+        ("kv_heads", c_int),
+        ("head_size", c_int),
+        ("ffn", c_int),
+        ("positions", c_int),
+        ("vocabulary", c_int),
+        ("eps", c_float),
+        ("rope_theta", c_float),
+    )
+
+
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "error": (c_char_p, []),
     "abi": (c_int, []),
@@ -41,6 +58,16 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "model_encode": (c_int, [c_void_p, c_void_p, c_void_p, c_void_p, c_int, c_void_p]),
     "model_bytes": (c_size_t, [c_void_p]),
     "model_destroy": (None, [c_void_p]),
+    "decoder_create": (c_void_p, [POINTER(DecoderShape), c_char_p, c_int]),
+    "decoder_set": (c_int, [c_void_p, c_char_p, c_void_p, c_int, c_int, c_int]),
+    "decoder_pack_layer": (c_int, [c_void_p]),
+    "decoder_finish": (c_int, [c_void_p]),
+    "decoder_encode": (
+        c_int,
+        [*(c_void_p, c_void_p, c_void_p, c_void_p, c_int), *(c_void_p, c_void_p, c_void_p, c_void_p)],
+    ),
+    "decoder_bytes": (c_size_t, [c_void_p]),
+    "decoder_destroy": (None, [c_void_p]),
     "unigram_create": (c_void_p, [c_char_p, c_void_p, c_void_p, c_int, c_int, c_double]),
     "unigram_encode": (c_int, [c_void_p, c_char_p, c_void_p, c_int, c_void_p, c_void_p]),
     "unigram_destroy": (None, [c_void_p]),

@@ -1,34 +1,17 @@
 // The C ABI that Python loads. Functions that can fail return null or non-zero and leave a message for
 // embedserve_error(), kept per thread.
 #include <algorithm>
-#include <exception>
 #include <memory>
 #include <stdexcept>
 #include <string>
 
+#include "api.h"
 #include "model.h"
 #include "unigram.h"
 
-#define EMBEDSERVE_API extern "C" __attribute__((visibility("default")))
-
 using namespace embedserve;
 
-namespace {
-
-thread_local std::string error;
-
-template <class F>
-int guarded(F&& body) {
-  try {
-    body();
-    return 0;
-  } catch (const std::exception& caught) {
-    error = caught.what();
-    return 1;
-  }
-}
-
-}  // namespace
+thread_local std::string embedserve::error;
 
 EMBEDSERVE_API const char* embedserve_error() { return error.c_str(); }
 EMBEDSERVE_API int embedserve_abi() { return 1; }

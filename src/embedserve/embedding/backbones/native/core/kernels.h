@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "decoder_kernels.h"
 #include "shape.h"
 
 namespace embedserve {
@@ -73,6 +74,7 @@ struct Kernels {
   size_t (*attention_bytes)(const Shape& shape, int length);
   // total += weight * x
   void (*accumulate)(const float* x, float weight, int n, float* total);
+  const DecoderKernels* decoder;
 };
 
 // The best set this CPU runs, or the one called `name`; null when it is unknown or not available here.

@@ -12,11 +12,13 @@
 #include "rows.inl"
 #include "gemm.inl"
 #include "attention.inl"
+#include "decoder_rows.inl"
+#include "causal_attention.inl"
 
 namespace embedserve {
 const Kernels* kernels_avx512vnni() {
   static constexpr Kernels table{"avx512vnni", gemm, quantise, layer_norm, embed,
-                                 split_heads, attention, attention_bytes, accumulate};
+                                 split_heads, attention, attention_bytes, accumulate, &decoder_kernels};
   return &table;
 }
 }  // namespace embedserve

@@ -1,4 +1,4 @@
-// From stored rows (fp32 or Q4_0) to the packed form that the GEMM reads.
+// From stored rows (fp32, bf16, fp16 or Q4_0) to the packed form that the GEMM reads.
 //
 // A linear layer of n outputs and k inputs is cut into panels of 64 outputs. Inside a panel, four inputs of one
 // output lie side by side (what one int8 dot instruction sums), then the 64 outputs, then the next four inputs:
@@ -19,8 +19,16 @@ struct Tensor {
   const float* fp32 = nullptr;
   const uint8_t* q4 = nullptr;  // blocks of 32: one fp16 scale, 16 bytes of low and high nibbles
   int rows = 0, columns = 0;
+  const uint16_t *bf16 = nullptr, *fp16 = nullptr;
   void read_row(int row, float* out) const;
 };
+
+// One row of k values as s8 with a scale of its own, laid into column `column` of a panel; its scale and the sum of
+// its bytes come back.
+struct PackedRow {
+  float scale, sum;
+};
+PackedRow pack_row(const float* row, int k, int column, int8_t* panel);
 
 // One linear layer on its way: where it comes from (one tensor, or q, k and v one under another) and goes to.
 // The places it writes to are zero beforehand, so padding stays zero.

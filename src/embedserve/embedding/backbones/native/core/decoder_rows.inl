@@ -1,0 +1,89 @@
+// Row kernels of the decoder: norms, rotation, gating. As in rows.inl, every sum over a row has one fixed order.
+
+namespace embedserve {
+namespace {
+
+// 2^x within 8e-8 of the result, for x from -120 (below: as good as zero) to 126.
+LANE_INLINE Vec exp2_fine(Vec x) {
+  const Vec f = fraction(x);
+  Vec p = splat(0.00187757646f);
+  p = fma(p, f, splat(0.00898934063f));
+  p = fma(p, f, splat(0.0558263175f));
+  p = fma(p, f, splat(0.240153611f));
+  p = fma(p, f, splat(0.693153083f));
+  p = fma(p, f, splat(0.99999994f));
+  return scale_by_power(p, x);
+}
+
+LANE_INLINE float inverse_rms(const float* x, int n, float eps) {
+  Vec total0 = splat(0), total1 = splat(0);
+  for (int i = 0; i < n; i += 2 * kLanes) {
+    const Vec a = load(x + i), b = load(x + i + kLanes);
+    total0 = fma(a, a, total0);
+    total1 = fma(b, b, total1);
+  }
+  return 1.0f / std::sqrt(sum(add(total0, total1)) / static_cast<float>(n) + eps);
+}
+
+void rms_norm(const float* x, const float* gain, int n, float eps, float* out) {
+  const Vec inverse = splat(inverse_rms(x, n, eps));
+  for (int i = 0; i < n; i += kLanes) store(out + i, mul(mul(load(x + i), inverse), load(gain + i)));
+}
+
+void rotate_head(const float* x, const float* gain, const float* cosines, const float* sines, int d, float eps, float* out) {
+  const Vec inverse = splat(inverse_rms(x, d, eps));
+  const int half = d / 2;
+  for (int i = 0; i < half; i += kLanes) {
+    const Vec left = mul(mul(load(x + i), inverse), load(gain + i));
+    const Vec right = mul(mul(load(x + half + i), inverse), load(gain + half + i));
+    const Vec c = load(cosines + i), s = load(sines + i);
+    store(out + i, sub(mul(left, c), mul(right, s)));
+    store(out + half + i, fma(right, c, mul(left, s)));
+  }
+}
+
+int take_outliers(float* x, int k, Outlier* out) {
+  Vec total = splat(0), top = splat(0);
+  for (int i = 0; i < k; i += kLanes) {
+    const Vec a = abs(load(x + i));
+    total = add(total, a);
+    top = max(top, a);
+  }
+  const float limit = sum(total) * (static_cast<float>(kOutlierTimes) / static_cast<float>(k));
+  if (largest(top) <= limit) return 0;
+  int count = 0;
+  for (int i = 0; i < k && count < kMostOutliers; ++i)
+    if (std::fabs(x[i]) > limit) {
+      out[count++] = {i, x[i]};
+      x[i] = 0;
+    }
+  return count;
+}
+
+void add_outliers(const Outlier* outliers, int count, const Linear& linear, float* out, int panel_begin, int panel_end) {
+  for (int panel = panel_begin; panel < panel_end; ++panel) {
+    float sums[kPanel] = {};
+    for (int i = 0; i < count; ++i) {
+      const int column = outliers[i].column, shift = 24 - 8 * (column % kDepth);
+      const float value = outliers[i].value;
+      const int8_t* packed = linear.panel(panel) + static_cast<size_t>(column / kDepth) * kPanel * kDepth;
+      uint32_t fours[kPanel];  // four inputs' weights for each output
+      memcpy(fours, packed, sizeof fours);
+      for (int n = 0; n < kPanel; ++n) sums[n] += value * static_cast<float>(static_cast<int32_t>(fours[n] << shift) >> 24);
+    }
+    const float* scale = linear.scale + static_cast<size_t>(panel) * kPanel;
+    float* to = out + static_cast<size_t>(panel) * kPanel;
+    for (int n = 0; n < kPanel; ++n) to[n] += sums[n] * scale[n];
+  }
+}
+
+void swiglu(const float* gate, const float* up, int n, float* out) {
+  for (int i = 0; i < n; i += kLanes) {
+    const Vec g = load(gate + i);
+    const Vec power = max(min(mul(g, splat(-1.44269504f)), splat(120.0f)), splat(-120.0f));
+    store(out + i, mul(divide(g, add(splat(1.0f), exp2_fine(power))), load(up + i)));
+  }
+}
+
+}  // namespace
+}  // namespace embedserve
