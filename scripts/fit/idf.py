@@ -22,8 +22,10 @@ from embedserve.embedding.weights import BundledWeights
 
 SMALLEST_LANGUAGE = 1_500
 """Languages with fewer texts have no estimate of their own."""
-PRIOR_TEXTS = 300.0
+POOLING_PRIOR = 300.0
 """How many texts the frequency over all languages counts for in a language's estimate."""
+SPARSE_PRIOR = 1_000.0
+"""The same for sparse weights, where one badly estimated term can decide a ranking."""
 EXPECTED_TEXTS = 30_000.0
 """How many texts the vocabulary's own scores count for."""
 LANGUAGES_SHARING = 20.0
@@ -56,7 +58,10 @@ def expect_frequencies(scores: NDArray[np.float32], fold: NDArray[np.int32]) -> 
 
 
 def fit_idf(
-    frequencies: dict[str, NDArray[np.int32]], texts: Counter[str], expected: NDArray[np.float64]
+    frequencies: dict[str, NDArray[np.int32]],
+    texts: Counter[str],
+    expected: NDArray[np.float64],
+    prior: float,
 ) -> NDArray[np.float64]:
     """(vocabulary,) in 0..1 from document frequencies by language.
 
@@ -69,7 +74,7 @@ def fit_idf(
     best = np.maximum(overall, 0.5 / (total + 0.5))
     for language, count in sorted(texts.items()):
         if count >= SMALLEST_LANGUAGE:
-            best = np.maximum(best, (frequencies[language] + PRIOR_TEXTS * overall) / (count + PRIOR_TEXTS))
+            best = np.maximum(best, (frequencies[language] + prior * overall) / (count + prior))
     idf: NDArray[np.float64] = -np.log(np.minimum(best, 1.0)) / np.log((total + 0.5) / 0.5)
     return np.clip(idf, 0, 1)
 
@@ -99,7 +104,7 @@ def main() -> None:
         terms[text.language][np.unique(fold[tokenizer.encode(normalise_terms(text.text))])] += 1
         raw[text.language][np.unique(tokenizer.encode(text.text))] += 1
 
-    sparse = to_bytes(fit_idf(terms, texts, expect_frequencies(weights.piece_scores, fold)))
+    sparse = to_bytes(fit_idf(terms, texts, expect_frequencies(weights.piece_scores, fold), SPARSE_PRIOR))
     is_term = np.array([any(c.isalnum() for c in piece) for piece in weights.pieces])
     is_term[[weights.bos_id, weights.eos_id, weights.pad_id, weights.unk_id]] = False
     sparse[~is_term] = 0
@@ -107,7 +112,9 @@ def main() -> None:
     np.savez_compressed(
         arguments.out,
         sparse=sparse,
-        pooling=to_bytes(fit_idf(raw, texts, expect_frequencies(weights.piece_scores, no_fold))),
+        pooling=to_bytes(
+            fit_idf(raw, texts, expect_frequencies(weights.piece_scores, no_fold), POOLING_PRIOR)
+        ),
         word_starts=word_starts,
         inner_pieces=fold[word_starts],
     )

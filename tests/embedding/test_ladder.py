@@ -4,7 +4,13 @@ import pytest
 from embedserve import Embedder
 from embedserve.embedding.backbones.base import Window
 from embedserve.embedding.dense import PlainRecipe
-from embedserve.embedding.ladder import TAIL_DIMENSIONS, TAIL_WEIGHTS, LadderRecipe, open_recipe
+from embedserve.embedding.ladder import (
+    TAIL_DIMENSIONS,
+    TAIL_WEIGHTS,
+    LadderMap,
+    LadderRecipe,
+    open_recipe,
+)
 from embedserve.embedding.sparse import LexicalWeights
 from embedserve.embedding.tokenizer import UnigramTokenizer
 from embedserve.embedding.weights import BundledWeights
@@ -107,3 +113,9 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(recipe: LadderRecipe, lexic
         together = recipe.finish(pooled, "query", dimension, terms)
         for row, state, own in zip(together, pooled, terms, strict=True):
             assert row.tobytes() == recipe.finish(state[None], "query", dimension, [own])[0].tobytes()
+
+
+def test_the_description_changes_with_what_was_fitted(lexical):
+    one, other = (LadderRecipe(lexical, LadderMap(np.eye(4, dtype=np.float32) * n, {})) for n in (1, 2))
+    assert one.describe()["fitted"] != other.describe()["fitted"]
+    assert one.describe() == LadderRecipe(lexical, LadderMap(np.eye(4, dtype=np.float32), {})).describe()

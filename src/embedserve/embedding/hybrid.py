@@ -1,4 +1,10 @@
-"""Dense and sparse scores together."""
+"""Dense and sparse scores together.
+
+Both say in one unit how far a document stands out: the cosine in its own spread over the documents, the
+sparse score as the share of the query's weight that the document covers. So one weight serves every
+dimension, short queries and long ones, and a query whose words occur nowhere (another language) keeps its
+dense ranking, which ranks or scores normalised by their maximum would not (docs/quality.md).
+"""
 
 from __future__ import annotations
 
@@ -9,11 +15,14 @@ import numpy as np
 from embedserve.embedding.backbones.base import Floats
 from embedserve.embedding.sparse import SparseVector
 
-SPARSE_WEIGHT = 0.05
-LONG_SPARSE_WEIGHT = 10.0
+COVERAGE_WEIGHT = 6.0
+"""Full coverage counts for as many spreads of the cosine."""
+REPEATS_POWER = 0.25
+"""A document's values are raised to this: one mention counts nearly as much as many."""
 LONG_ENTRIES = 170
-"""Documents with more sparse entries than this (the median of the collection) are long: a single dense
-vector of them says little about a detail, so the terms lead and the dense score decides near-ties."""
+"""Sparse entries of a document of which one dense vector still says enough; in longer ones terms count for
+more, with the square of the ratio."""
+TRUST_RANGE = (0.5, 2.0)
 
 
 def sparse_scores(
@@ -24,8 +33,8 @@ def sparse_scores(
     Args:
         queries: n sparse vectors.
         documents: m sparse vectors.
-        collection: weigh terms also by how rare they are among these documents, and count one mention nearly
-            as much as many; better where documents are long, or all about one matter.
+        collection: the share of each query's weight that each document covers instead, 0 … 1; terms are
+            weighed again by how rare they are among these documents, and repeats count for little.
     """
     rows = np.repeat(np.arange(len(documents)), [len(vector.indices) for vector in documents])
     columns = np.concatenate([vector.indices for vector in documents] or [np.empty(0, np.int32)])
@@ -33,12 +42,15 @@ def sparse_scores(
     by_term = np.argsort(columns, kind="stable")
     rows, columns, values = rows[by_term], columns[by_term], values[by_term]
     if collection:
-        values = np.sqrt(values)
+        values = values ** np.float32(REPEATS_POWER)
     scores = np.zeros((len(queries), len(documents)), np.float32)
     for row, query in zip(scores, queries, strict=True):
         starts = np.searchsorted(columns, query.indices, "left")
         ends = np.searchsorted(columns, query.indices, "right")
-        weights = query.values * (_rarity(ends - starts, len(documents)) if collection else np.float32(1))
+        weights = query.values
+        if collection and len(weights):
+            weights = weights * _rarity(ends - starts, len(documents))
+            weights = weights / weights.sum()
         for start, end, weight in zip(starts.tolist(), ends.tolist(), weights, strict=True):
             row[rows[start:end]] += weight * values[start:end]  # a document has a term once
     return scores
@@ -50,24 +62,19 @@ def hybrid_scores(
     query_sparse: Sequence[SparseVector],
     document_sparse: Sequence[SparseVector],
     *,
-    weight: float | None = None,
+    weight: float = COVERAGE_WEIGHT,
 ) -> Floats:
-    """Cosine plus a share of the sparse score: (queries, documents) float32.
+    """Cosine plus the sparse share: (queries, documents) float32, to rank the documents of one query by.
 
-    For collections of long documents (median of more than 170 sparse entries) the sparse score is that of
-    ``sparse_scores(..., collection=True)`` with a weight that lets it lead; for all others the plain dot
-    product times 0.05.
-
-    Reciprocal-rank fusion is no substitute where languages mix: a query without a real lexical match still
-    gets a full ranking of accidental ones (docs/quality.md).
+    The documents are the collection, or the candidates that a first search found: spread and rarity are
+    taken over them, so scores of different calls do not compare.
 
     Args:
         query_dense: (queries, d) of unit length.
         document_dense: (documents, d) of unit length.
         query_sparse: as many as queries.
         document_sparse: as many as documents.
-        weight: of the plain dot product, instead of the choice above; 0.1 suits collections in one language,
-            and dimensions of 128 and less.
+        weight: what full coverage counts for, in spreads of the cosine; less (3) where languages mix.
 
     >>> from embedserve import Embedder, hybrid_scores
     >>> embedder = Embedder()
@@ -77,17 +84,41 @@ def hybrid_scores(
     (1, 1)
     """
     cosine: Floats = np.asarray(query_dense, np.float32) @ np.asarray(document_dense, np.float32).T
-    return cosine + lexical_share(query_sparse, document_sparse, weight)
+    covered = sparse_scores(query_sparse, document_sparse, collection=True)
+    return add_coverage(cosine, covered, median_entries(document_sparse), weight)
 
 
-def lexical_share(
-    queries: Sequence[SparseVector], documents: Sequence[SparseVector], weight: float | None = None
-) -> Floats:
-    """What :func:`hybrid_scores` adds to the cosine: (queries, documents) float32."""
-    typical = np.median([len(vector.indices) for vector in documents]) if documents else 0
-    if weight is None and typical > LONG_ENTRIES:
-        return np.float32(LONG_SPARSE_WEIGHT) * sparse_scores(queries, documents, collection=True)
-    return np.float32(SPARSE_WEIGHT if weight is None else weight) * sparse_scores(queries, documents)
+def add_coverage(cosine: Floats, covered: Floats, entries: float, weight: float = COVERAGE_WEIGHT) -> Floats:
+    """The scores of :func:`hybrid_scores` from its parts: (queries, documents) float32.
+
+    Args:
+        cosine: (queries, documents).
+        covered: (queries, documents), ``sparse_scores(..., collection=True)``.
+        entries: of a typical document, :func:`median_entries`.
+        weight: see :func:`hybrid_scores`.
+    """
+    if not cosine.size:
+        return cosine
+    spread = cosine.std(axis=1, keepdims=True)
+    lean = max(1.0, entries / LONG_ENTRIES) / _trust(cosine, spread)
+    hybrid: Floats = cosine + np.float32(weight) * spread * lean**2 * covered
+    return hybrid
+
+
+def median_entries(documents: Sequence[SparseVector]) -> float:
+    """Sparse entries of the typical document; 0 without documents."""
+    return float(np.median([len(vector.indices) for vector in documents])) if documents else 0.0
+
+
+def _trust(cosine: Floats, spread: Floats) -> Floats:
+    """How far each query's best cosine stands above what chance would give: (queries, 1), about 1.
+
+    The largest of n normal values lies near sqrt(2 log n) spreads above their mean.
+    """
+    highest = (cosine.max(axis=1, keepdims=True) - cosine.mean(axis=1, keepdims=True)) / (spread + 1e-9)
+    by_chance = np.sqrt(2 * np.log(max(cosine.shape[1], 2)))
+    trust: Floats = np.clip(highest / by_chance, *TRUST_RANGE).astype(np.float32)
+    return trust
 
 
 def _rarity(found: np.ndarray[tuple[int], np.dtype[np.intp]], documents: int) -> Floats:

@@ -16,8 +16,10 @@ Sources: Fisher 1936 / Hastie, Tibshirani & Friedman 2009 ch. 4.3 (discriminant 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 
 import numpy as np
@@ -102,9 +104,18 @@ class LadderRecipe:
         head *= np.where(tailed, np.sqrt(1 - share), np.float32(1))
         return np.concatenate([head, np.sqrt(share) * sketch], axis=1)
 
+    @cached_property
+    def _fitted(self) -> str:
+        """A digest of all tables, so that a new fit is another recipe."""
+        digest = hashlib.sha256(self._lexical.tables)
+        for part in (self._map.matrix, *self._map.shifts.values()):
+            digest.update(part.tobytes())
+        return digest.hexdigest()[:16]
+
     def describe(self) -> dict[str, object]:
         return {
             "name": self.name,
+            "fitted": self._fitted,
             "pooling": f"mean weighted by {TOKEN_FLOOR} + rarity of the token",
             "up_to_native_dimension": "one fixed map, cut and normalised",
             "above_native_dimension": "a hashed sketch of the terms follows; zeros for an instructed query",

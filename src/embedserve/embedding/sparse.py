@@ -30,7 +30,7 @@ SATURATION = 0.8
 LENGTH_SHARE = 0.75
 TYPICAL_LENGTH = 100.0
 LONGEST_RATIO = 3.0
-IDF_POWER = 0.75
+IDF_POWER = 0.6
 TEN_THOUSAND = np.float32(10_000)
 """Values are rounded to four decimals."""
 
@@ -147,6 +147,11 @@ class LexicalWeights:
         """(vocabulary,) float32 in 0..1: how rare each piece is in text as it is."""
         weights: Floats = (self._idf.pooling / np.float32(255)).astype(np.float32)
         return weights
+
+    @property
+    def tables(self) -> bytes:
+        """What was fitted, for telling one release's vectors from another's."""
+        return self._idf.sparse.tobytes() + self._idf.pooling.tobytes()
 
     def terms(self, text: str) -> Terms:
         """The text's terms; none for a text without letters or digits."""

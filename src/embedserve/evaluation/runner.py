@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from embedserve.embedding.backbones.base import Floats
 from embedserve.embedding.dense import Role
-from embedserve.embedding.hybrid import lexical_share, sparse_scores
+from embedserve.embedding.hybrid import add_coverage, median_entries, sparse_scores
 from embedserve.embedding.sparse import SparseVector
 from embedserve.evaluation import metrics
 from embedserve.evaluation.bm25 import BM25
@@ -129,18 +129,20 @@ def _vector_scorers(queries: Vectors, documents: Vectors, systems: Systems) -> d
     def lexical(rows: Indices, columns: Indices) -> Floats:
         return sparse_scores([q_sparse[i] for i in rows], [d_sparse[i] for i in columns])
 
-    shares: dict[bytes, Floats] = {}
+    known: dict[bytes, tuple[Floats, float]] = {}
 
-    def share(rows: Indices, columns: Indices) -> Floats:
+    def coverage(rows: Indices, columns: Indices) -> tuple[Floats, float]:
         """The lexical part of the hybrid score, the same at every dimension."""
         key = rows.tobytes() + columns.tobytes()
-        if key not in shares:
-            shares[key] = lexical_share([q_sparse[i] for i in rows], [d_sparse[i] for i in columns])
-        return shares[key]
+        if key not in known:
+            found = [d_sparse[i] for i in columns]
+            covered = sparse_scores([q_sparse[i] for i in rows], found, collection=True)
+            known[key] = covered, median_entries(found)
+        return known[key]
 
     def both(dimension: int) -> ScoreBlock:
         dense = cosines(dimension)
-        return lambda rows, columns: dense(rows, columns) + share(rows, columns)
+        return lambda rows, columns: add_coverage(dense(rows, columns), *coverage(rows, columns))
 
     scorers["sparse"] = lexical
     for dimension in systems.dimensions:
