@@ -38,7 +38,9 @@ class NativeTokenizer:
             raise NativeUnavailable(self._library.last_error())
 
     def piece(self, token_id: int) -> str:
-        start, end = self._offsets[token_id], self._offsets[token_id + 1]  # IndexError beyond the vocabulary
+        if not 0 <= token_id < len(self._offsets) - 1:
+            raise IndexError(f"there is no piece {token_id}: ids run from 0 to {len(self._offsets) - 2}")
+        start, end = self._offsets[token_id], self._offsets[token_id + 1]
         return self._blob[start:end].decode()
 
     def encode(self, text: str) -> Ids:
