@@ -4,9 +4,12 @@
 
 Starts a server on a free port; asks single queries, five a second, while nothing else runs; then submits a
 batch (OpenAI dialect) and a task (DashScope dialect) of the same texts, one after the other, and asks the
-same queries during each. Reported: lines a second from submission to the end, latencies of the queries
-before and during, and the memory of the server process before and its highest while a job ran. Every result
-line is read back and counted, and the ledger is compared with them, before any figure is printed.
+same queries during each, from the first byte of the upload on. Reported: lines a second from submission to
+the end, latencies of the queries before and during, and the memory of the server process before and its
+highest while a job ran. Every result line is read back and counted, and the ledger is compared with them,
+before any figure is printed.
+
+With nothing else on two cores the 50,000 lines take two to four minutes a dialect, and the whole under ten.
 """
 
 from __future__ import annotations
@@ -49,6 +52,7 @@ class Row:
     lines_per_s: float | None
     p50: float
     p99: float
+    worst: float
     errors: int
     queries: int
     memory: float
@@ -75,28 +79,30 @@ class Bench:
         self.idle_memory = rss_of(server.process.pid)
 
     def quiet(self, seconds: float) -> Row:
-        samples, peak = asyncio.run(self._ask(lambda: False, seconds))
+        samples, peak = asyncio.run(self._ask(seconds=seconds))
         self.idle_memory = peak
         return self._row("queries alone", None, samples, peak)
 
     def batch(self) -> Row:
-        with tempfile.TemporaryFile() as file:
-            for i, text in enumerate(self.texts):
-                body = {"model": MODEL, "input": text}
-                line = {"custom_id": str(i), "method": "POST", "url": "/v1/embeddings", "body": body}
-                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-            file_id = self._upload(file)
-        fields = {"input_file_id": file_id, "endpoint": "/v1/embeddings", "completion_window": "24h"}
-        began = time.perf_counter()
-        id = self._ok(self.client.post(f"{self.server.openai_url}/batches", json=fields))["id"]
         state: dict[str, Any] = {}
 
+        def begin() -> None:
+            with tempfile.TemporaryFile() as file:
+                for i, text in enumerate(self.texts):
+                    body = {"model": MODEL, "input": text}
+                    line = {"custom_id": str(i), "method": "POST", "url": "/v1/embeddings", "body": body}
+                    file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                file_id = self._upload(file)
+            fields = {"input_file_id": file_id, "endpoint": "/v1/embeddings", "completion_window": "24h"}
+            state["began"] = time.perf_counter()
+            state.update(self._ok(self.client.post(f"{self.server.openai_url}/batches", json=fields)))
+
         def ended() -> bool:
-            state.update(self._ok(self.client.get(f"{self.server.openai_url}/batches/{id}")))
+            state.update(self._ok(self.client.get(f"{self.server.openai_url}/batches/{state['id']}")))
             return state["status"] in DONE
 
-        samples, peak = asyncio.run(self._ask(ended, None))
-        seconds = time.perf_counter() - began
+        samples, peak = asyncio.run(self._ask(begin, ended))
+        seconds = time.perf_counter() - state["began"]
         tokens = count = 0
         with self.client.stream(
             "GET", f"{self.server.openai_url}/files/{state['output_file_id']}/content"
@@ -111,25 +117,26 @@ class Bench:
         return self._row("batch (OpenAI)", len(self.texts) / seconds, samples, peak)
 
     def task(self) -> Row:
-        with tempfile.TemporaryFile() as file:
-            for text in self.texts:
-                file.write(text.replace("\n", " ").encode() + b"\n")
-            file_id = self._upload(file)
         model = "text-embedding-async-v2"
-        body = {"model": model, "input": {"url": f"{self.server.openai_url}/files/{file_id}/content"}}
-        url = f"{self.server.native_url}/services/embeddings/text-embedding/text-embedding"
-        began = time.perf_counter()
-        made = self._ok(self.client.post(url, json=body, headers={"X-DashScope-Async": "enable"}))
         state: dict[str, Any] = {}
 
+        def begin() -> None:
+            with tempfile.TemporaryFile() as file:
+                for text in self.texts:
+                    file.write(text.replace("\n", " ").encode() + b"\n")
+                file_id = self._upload(file)
+            body = {"model": model, "input": {"url": f"{self.server.openai_url}/files/{file_id}/content"}}
+            url = f"{self.server.native_url}/services/embeddings/text-embedding/text-embedding"
+            state["began"] = time.perf_counter()
+            state.update(self._ok(self.client.post(url, json=body, headers={"X-DashScope-Async": "enable"})))
+
         def ended() -> bool:
-            state.update(
-                self._ok(self.client.get(f"{self.server.native_url}/tasks/{made['output']['task_id']}"))
-            )
+            id = state["output"]["task_id"]
+            state.update(self._ok(self.client.get(f"{self.server.native_url}/tasks/{id}")))
             return state["output"]["task_status"] in DONE
 
-        samples, peak = asyncio.run(self._ask(ended, None))
-        seconds = time.perf_counter() - began
+        samples, peak = asyncio.run(self._ask(begin, ended))
+        seconds = time.perf_counter() - state["began"]
         with tempfile.TemporaryFile() as result:
             with self.client.stream("GET", state["output"]["url"]) as answer:
                 for block in answer.iter_bytes():
@@ -141,17 +148,24 @@ class Bench:
         self._check_ledger(model, len(lines), state["usage"]["total_tokens"])
         return self._row("task (DashScope)", len(self.texts) / seconds, samples, peak)
 
-    async def _ask(self, ended: Callable[[], bool], seconds: float | None) -> tuple[Samples, float]:
-        """Queries until the job has ended; (what they met, highest memory)."""
+    async def _ask(
+        self,
+        begin: Callable[[], None] = lambda: None,
+        ended: Callable[[], bool] = lambda: False,
+        seconds: float = 7200,
+    ) -> tuple[Samples, float]:
+        """Queries from the beginning of a job to its end; (what they met, highest memory)."""
         total, peak, last = Samples(), 0.0, time.perf_counter()
-        until = time.perf_counter() + (seconds or 7200)
+        until = time.perf_counter() + seconds
+        beginning = asyncio.create_task(asyncio.to_thread(begin))
         while time.perf_counter() < until:
             part = await open_loop(self.port, self.calls, QUERY_RATE, 2.0)
             total.seconds += part.seconds
             total.errors += part.errors
             peak = max(peak, rss_of(self.server.process.pid))
-            if time.perf_counter() - last > 1:
+            if beginning.done() and time.perf_counter() - last > 1:
                 last = time.perf_counter()
+                beginning.result()
                 if await asyncio.to_thread(ended):
                     break
         return total, peak
@@ -182,6 +196,7 @@ class Bench:
             rate,
             samples.percentile(50),
             samples.percentile(99),
+            samples.percentile(100),
             samples.errors,
             len(samples.seconds),
             peak,
@@ -213,15 +228,13 @@ def main() -> None:
     with open_bench(lines, given.tokens) as bench:
         rows = [bench.quiet(10 if given.quick else 60), bench.batch(), bench.task()]
     print(f"{lines} lines of about {given.tokens} tokens; {QUERY_RATE:g} queries a second")
-    print(
-        f"{'':<18}{'lines/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'errors':>8}{'queries':>9}{'MiB':>8}{'added':>8}"
-    )
+    heads = ("lines/s", "p50 ms", "p99 ms", "worst ms", "errors", "queries", "MiB", "added")
+    print(" " * 18 + "".join(f"{head:>9}" for head in heads))
     for row in rows:
         rate = f"{row.lines_per_s:.0f}" if row.lines_per_s else "-"
-        print(
-            f"{row.what:<18}{rate:>9}{row.p50:>9.1f}{row.p99:>9.1f}{row.errors:>8}{row.queries:>9}"
-            f"{row.memory:>8.0f}{row.memory_added:>8.0f}"
-        )
+        cells = (f"{row.p50:.1f}", f"{row.p99:.1f}", f"{row.worst:.1f}", row.errors, row.queries)
+        memory = (f"{row.memory:.0f}", f"{row.memory_added:.0f}")
+        print(f"{row.what:<18}" + "".join(f"{cell:>9}" for cell in (rate, *cells, *memory)))
     if given.json:
         given.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
 

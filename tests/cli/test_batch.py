@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -77,6 +79,32 @@ def test_submit_status_results_cancel(server: Server, tmp_path: Path) -> None:
     errors = run("batch", "results", id, "--errors", server=server).stdout
     assert json.loads(errors)["custom_id"] == "1"
     assert "Cannot cancel" in run("batch", "cancel", id, server=server, code=2).stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_waiting_shows_progress_on_a_terminal(server: Server, tmp_path: Path) -> None:
+    import pty
+
+    path = write_table(tmp_path, ".txt", [f"line {i}" for i in range(600)])
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "embedserve", "batch", "submit", path, "--dimension", "64", "--wait"]
+    command += ["-o", tmp_path / "out", "--url", server.url, "--key", server.key]
+    with subprocess.Popen(
+        command, stderr=theirs, env=os.environ | {"COLUMNS": "160", "NO_COLOR": "1"}
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while block := os.read(ours, 4096):
+                shown += block
+        except OSError:  # how Linux says that the other end was closed
+            pass
+    os.close(ours)
+    assert process.returncode == 0
+    plain = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown)
+    assert b"/600 lines, " in plain
+    assert b" a second, done in " in plain
+    assert len((tmp_path / "out").read_bytes().splitlines()) == 600
 
 
 def test_ready_requests_go_as_they_are(server: Server, tmp_path: Path) -> None:

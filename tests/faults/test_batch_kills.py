@@ -101,7 +101,7 @@ def test_kills_change_neither_the_results_nor_the_bill(tmp_path: Path, database_
     until = time.monotonic() + 200
     while time.monotonic() < until:
         if kills < KILLS:
-            time.sleep(dice.uniform(0.1, 0.6))
+            time.sleep(dice.uniform(0.05, 0.4))
             victim = dice.randrange(2)
             workers[victim].kill()
             workers[victim].join()
