@@ -103,7 +103,7 @@ LANE_INLINE void take_chances(float* scores, int seen, int width, int d, float* 
   }
   if (now > *top) {  // else the factor is one, and multiplying by it changes nothing
     float lanes[kLanes];
-    store(lanes, exp2_fine(max(splat(*top - now), splat(-120.0f))));
+    store(lanes, exp2_fine(splat(*top - now)));
     const Vec factor = splat(lanes[0]);
     for (int i = 0; i < d; i += kLanes) store(mixed + i, mul(load(mixed + i), factor));
     *total *= lanes[0];
