@@ -196,6 +196,16 @@ BAD_FILES: dict[str, tuple[list[str], str | None, int | None]] = {
 }
 
 
+WORDS = {
+    "duplicate_custom_id": "The custom_id 'a' for this request is a duplicate of another request. ",
+    "mismatched_model": "The model 'text-embedding-v3' for this request does not match the rest of the "
+    "batch. Each batch must contain requests for a single model.",
+    "url_not_found": "The provided url '/v1/chat/completion' is not supported by the Batch API.",
+    "model_not_found": "The provided model gpt-4 is not supported by the Batch API.",
+}
+"""The original's, where they are known."""
+
+
 @pytest.mark.parametrize("code", BAD_FILES)
 def test_a_file_that_cannot_run_fails_the_batch(client: OpenAI, code: str) -> None:
     lines, param, number = BAD_FILES[code]
@@ -207,6 +217,7 @@ def test_a_file_that_cannot_run_fails_the_batch(client: OpenAI, code: str) -> No
     assert batch.errors.data is not None
     problem = batch.errors.data[0]
     assert (problem.code, problem.param, problem.line) == (code, param, number)
+    assert (problem.message or "").startswith(WORDS.get(code, ""))
     assert batch.output_file_id is None
 
 

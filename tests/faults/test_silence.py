@@ -7,13 +7,16 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
+import orjson
 import pytest
 import sqlalchemy as sa
 
+from batch_workers import embedding_line
 from embedserve.accounts.keys import KeyStore
 from embedserve.storage.database import Database
 from embedserve.storage.tables import usage_requests
-from forked import ForkedServer
+from forked import KEY, ForkedServer
 from freezing import FreezingProxy
 from real_servers import RedisServer
 
@@ -51,6 +54,41 @@ def test_a_silent_postgresql_is_503_in_bounded_time_and_nothing_is_billed(
             while ledger_ids(database) != answered:  # what was in doubt is taken back
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
+            database.close()
+
+
+def test_a_job_outlives_a_silent_postgresql_and_is_billed_once(tmp_path: Path, postgres_url: str) -> None:
+    pytest.importorskip("psycopg")
+    with FreezingProxy(urlsplit(postgres_url).port or 0) as proxy:
+        settings = {"data_dir": tmp_path, "database_url": through(postgres_url, proxy)}
+        with (
+            ForkedServer(database_timeout=1.0, seconds_per_token=0.0005, **settings) as server,
+            httpx.Client(
+                base_url=f"{server.url}/v1", headers={"Authorization": f"Bearer {KEY}"}, timeout=60
+            ) as client,
+        ):
+            lines = [embedding_line(str(i), f"line {i}") for i in range(1500)]
+            form = {"files": {"file": ("in.jsonl", b"\n".join(lines))}, "data": {"purpose": "batch"}}
+            fields = {
+                "input_file_id": client.post("/files", **form).json()["id"],
+                "endpoint": "/v1/embeddings",
+                "completion_window": "24h",
+            }
+            url = f"/batches/{client.post('/batches', json=fields).json()['id']}"
+            until = time.monotonic() + 60
+            while not client.get(url).json()["request_counts"]["completed"]:
+                assert time.monotonic() < until
+            proxy.freeze()
+            time.sleep(3)  # longer than any statement may take
+            proxy.thaw()
+            while (reply := client.get(url)).status_code != 200 or reply.json()["status"] != "completed":
+                assert time.monotonic() < until, reply.text
+                time.sleep(0.1)
+            assert reply.json()["request_counts"] == {"total": 1500, "completed": 1500, "failed": 0}
+            output = client.get(f"/files/{reply.json()['output_file_id']}/content").content.splitlines()
+            database = Database.open(tmp_path, postgres_url)
+            assert [orjson.loads(line)["custom_id"] for line in output] == [str(i) for i in range(1500)]
+            assert {orjson.loads(line)["id"] for line in output} == ledger_ids(database)
             database.close()
 
 
