@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from embedserve import Embedder
+from embedserve.embedding.quantisation import binary_scores, from_int8, int8_scores, to_binary, to_int8
 
 LINES = ["first line", "", "第三行", "  ", "last line without an end"]
 
@@ -66,6 +68,44 @@ def test_parquet(notes: Path, tmp_path: Path) -> None:
     assert table.column("index").to_pylist() == [0, 2, 4]
     assert {len(row) for row in table.column("embedding").to_pylist()} == {1024}
     assert table.column("sparse_tokens").to_pylist()[0]
+
+
+@pytest.mark.parametrize("format", ["jsonl", "npy", "parquet"])
+def test_int8_and_binary_find_what_floats_find(format: str, tmp_path: Path, embedder: Embedder) -> None:
+    texts = [
+        "The moon moves the tides.",
+        "Cats sleep most of the day.",
+        "Bread rises because yeast makes gas.",
+    ]
+    source = tmp_path / "lines.txt"
+    source.write_text("\n".join(texts))
+    plain = embedder.embed(texts, text_type="document", dimension=512).dense
+    asked = embedder.embed("what causes tides", dimension=512).dense
+    found = {}
+    for encoding in ("int8", "binary"):
+        target = tmp_path / f"{encoding}.{format}"
+        arguments = ("--encoding", encoding, "--dimension", "512", "--text-type", "document")
+        done = embed(source, *arguments, "--format", format, "-o", target)
+        assert done.returncode == 0, done.stderr
+        found[encoding] = read_codes(target, format)
+    codes, scales = found["int8"]
+    if scales is not None:  # a bare matrix has no room for them
+        assert from_int8(codes, scales) == pytest.approx(plain, abs=0.005)
+    assert int8_scores(to_int8(asked)[0], codes).argmax() == 0
+    bits, _ = found["binary"]
+    assert bits.shape == (3, 64)
+    assert binary_scores(to_binary(asked), bits, 512).argmax() == 0
+
+
+def read_codes(path: Path, format: str) -> tuple[Any, Any]:
+    if format == "npy":
+        return np.load(path), None
+    if format == "jsonl":
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+    else:
+        rows = pytest.importorskip("pyarrow.parquet").read_table(path).to_pylist()
+    codes = np.array([row["embedding"] for row in rows], np.int8 if "scale" in rows[0] else np.uint8)
+    return codes, np.array([row["scale"] for row in rows], np.float32) if "scale" in rows[0] else None
 
 
 def test_nothing_in_nothing_out(tmp_path: Path) -> None:

@@ -55,11 +55,17 @@ def eval(
     if output is None:
         Console().print(Markdown(report))
         return
-    run.save(output.with_suffix(".json"))
-    output.with_suffix(".md").write_text(report, encoding="utf-8")
+    run.save(beside(output, "json"))
+    beside(output, "md").write_text(report, encoding="utf-8")
     if any(system.startswith("dense@") for system in run.systems):
-        draw(run, output.with_suffix(".png"), before)
-    typer.echo(f"{output.with_suffix('.json')}, .md, .png")
+        draw(run, beside(output, "png"), before)
+    typer.echo(f"{beside(output, 'json')}, .md, .png")
+
+
+def beside(output: Path, ending: str) -> Path:
+    """``name`` or ``name.json`` to ``name.ending``; other dots belong to the name."""
+    name = output.stem if output.suffix in (".json", ".md", ".png") else output.name
+    return output.with_name(f"{name}.{ending}")
 
 
 def measure(folders: list[Path], model: MeasuredModel | None, systems: Systems, output: Path | None) -> Run:
@@ -93,7 +99,7 @@ def measure(folders: list[Path], model: MeasuredModel | None, systems: Systems, 
                 subsets = {subset for score in scores.values() for subset in score.subsets}
                 run.languages[task.name] = {subset: task.language(subset) for subset in sorted(subsets)}
             if output is not None:
-                run.save(output.with_suffix(".json"))
+                run.save(beside(output, "json"))
             bar.advance(whole)
     return run
 

@@ -2,7 +2,7 @@
 
 >>> import mteb
 >>> from embedserve.evaluation.mteb import MtebModel
->>> mteb.MTEB(tasks=mteb.get_tasks(tasks=["STS12"])).run(MtebModel(dimension=1024))  # doctest: +SKIP
+>>> mteb.evaluate(MtebModel(dimension=1024), mteb.get_tasks(tasks=["STS12"]))  # doctest: +SKIP
 
 Needs the ``mteb`` extra, and the tasks' data on disk or reachable.
 """
@@ -10,15 +10,17 @@ Needs the ``mteb`` extra, and the tasks' data on disk or reachable.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
 from embedserve.embedding.backbones.base import Floats
 from embedserve.embedding.dense import Role
-from embedserve.embedding.embedder import Embedder
+from embedserve.embedding.embedder import Embedder, Options
 
 BATCH = 64
+MAX_TOKENS = Options().max_tokens
 
 
 class MtebModel:
@@ -30,8 +32,6 @@ class MtebModel:
         instructs: task name -> instruction for its queries.
     """
 
-    mteb_model_meta = None
-
     def __init__(
         self,
         dimension: int = 1024,
@@ -39,8 +39,36 @@ class MtebModel:
         instructs: Mapping[str, str] | None = None,
     ) -> None:
         self._embedder = Embedder(recipe=recipe)
+        self._recipe = recipe
         self._dimension = dimension
         self._instructs = dict(instructs or {})
+
+    @cached_property
+    def mteb_model_meta(self) -> Any:
+        """Under which name and revision mteb files the scores; None where mteb 2 is not installed."""
+        try:
+            from mteb.models import ModelMeta
+        except ImportError:
+            return None
+        return ModelMeta(
+            loader=None,
+            name=f"embedserve/{self._recipe}-{self._dimension}",
+            revision=self._embedder.fingerprint,
+            release_date=None,
+            languages=None,
+            n_parameters=None,
+            memory_usage_mb=None,
+            max_tokens=MAX_TOKENS,
+            embed_dim=self._dimension,
+            license="mit",
+            open_weights=True,
+            public_training_code=None,
+            public_training_data=None,
+            framework=["NumPy"],
+            similarity_fn_name="cosine",
+            use_instructions=True,
+            training_datasets=None,
+        )
 
     def encode(
         self,
