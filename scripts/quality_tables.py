@@ -41,6 +41,26 @@ def lexical(run: Run) -> None:
     print(line("mean without long text", *(fmean(run.tasks[t][s].score for t in tasks) for s in systems)))
 
 
+def hybrid_by_dimension(run: Run) -> None:
+    tasks = [task for task in run.tasks if task.startswith(LEXICAL_TASKS)]
+    print(line("dimension", "dense", "dense&sparse"))
+    print("|" + " --- |" * 3)
+    for system in run.systems:
+        kind, _, dimension = system.partition("@")
+        if kind == "dense":
+            both = (system, f"dense&sparse@{dimension}")
+            print(line(dimension, *(fmean(run.tasks[task][s].score for task in tasks) for s in both)))
+
+
+def needle(run: Run) -> None:
+    scores = run.tasks["long_needle"]
+    lengths = sorted(scores["bm25"].subsets)
+    print(line("long_needle, recall@1", *lengths))
+    print("|" + " --- |" * (len(lengths) + 1))
+    for system in ("dense@1024", "sparse", "dense&sparse@1024", "bm25"):
+        print(line(system, *(scores[system].subsets[length] for length in lengths)))
+
+
 def main() -> None:
     ladder, plain = (Run.load(Path(name)) for name in sys.argv[1:3])
     print(line("vector", *(GROUPS[group] for group in DENSE_GROUPS), "mean", GROUPS["instr"]))
@@ -49,6 +69,10 @@ def main() -> None:
     by_dimension(ladder, "ladder")
     print()
     lexical(ladder)
+    print()
+    hybrid_by_dimension(ladder)
+    print()
+    needle(ladder)
     print()
     sparse, bm25 = (ladder.language_means(system, ["ret", "kw"]) for system in ("sparse", "bm25"))
     for language in sorted(sparse):

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from embedserve.evaluation.mteb import MtebModel
+from embedserve.errors import EmbedserveError
+from embedserve.evaluation.mteb import MtebModel, find_tasks, run_tasks
 
 mteb = pytest.importorskip("mteb", minversion="2.0", reason="needs mteb 2: pip install 'embedserve[mteb]'")
 datasets = pytest.importorskip("datasets")
@@ -93,3 +94,12 @@ def test_mteb_knows_what_it_measures(model: MtebModel) -> None:
     meta = model.mteb_model_meta
     assert isinstance(meta, mteb.models.ModelMeta)
     assert (meta.embed_dim, meta.max_tokens) == (256, 8192)
+
+
+def test_eval_reports_mteb_tasks_as_its_own() -> None:
+    run = run_tasks([SmallSTS()], [64, 256], "ladder")
+    assert run.systems == ["dense@64", "dense@256"]
+    assert run.group_means("dense@256")["sts"] > 80
+    assert run.languages == {"SmallSTS": {"default": "eng-Latn"}}
+    with pytest.raises(EmbedserveError, match="NoSuchTask"):
+        find_tasks(["NoSuchTask"])

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def eval(
-    suite: Annotated[Path, typer.Argument(help="Folder of tasks (docs/quality.md), or a saved run (.json).")],
+    suite: Annotated[
+        Path, typer.Argument(help="Folder of tasks (docs/quality.md), a saved run (.json), or mteb:STS12,…")
+    ],
     model: Annotated[
         str, typer.Option(help="ladder or plain: this library; bm25; or the URL of a server.")
     ] = "ladder",
@@ -47,6 +49,8 @@ def eval(
     before = Run.load(baseline) if baseline else None
     if suite.suffix == ".json":
         run = Run.load(suite)
+    elif str(suite).startswith("mteb:"):
+        run = measure_mteb(str(suite).removeprefix("mteb:").split(","), model, read_dimensions(dimensions))
     else:
         systems = Systems(read_dimensions(dimensions), sparse, bm25 or model == "bm25", instruct)
         opened = None if model == "bm25" else open_model(model, name=name, roles=roles, sparse=sparse)
@@ -60,6 +64,16 @@ def eval(
     if any(system.startswith("dense@") for system in run.systems):
         draw(run, beside(output, "png"), before)
     typer.echo(f"{beside(output, 'json')}, .md, .png")
+
+
+def measure_mteb(names: list[str], model: str, dimensions: list[int]) -> Run:
+    from embedserve.evaluation.mteb import find_tasks, run_tasks
+
+    if model not in ("ladder", "plain"):
+        raise EmbedserveError(f"model is {model!r}; tasks of mteb run on ladder or plain")
+    if 0 in dimensions:
+        raise EmbedserveError("dimensions is 0, it should be sizes in [1, 2048] for tasks of mteb")
+    return run_tasks(find_tasks(names), dimensions, "plain" if model == "plain" else "ladder")
 
 
 def beside(output: Path, ending: str) -> Path:

@@ -4,7 +4,8 @@
 >>> from embedserve.evaluation.mteb import MtebModel
 >>> mteb.evaluate(MtebModel(dimension=1024), mteb.get_tasks(tasks=["STS12"]))  # doctest: +SKIP
 
-Needs the ``mteb`` extra, and the tasks' data on disk or reachable.
+``embedserve eval mteb:STS12`` does the same and reports in this package's form. Needs the ``mteb`` extra,
+and the tasks' data on disk or reachable.
 """
 
 from __future__ import annotations
@@ -18,9 +19,23 @@ import numpy as np
 from embedserve.embedding.backbones.base import Floats
 from embedserve.embedding.dense import Role
 from embedserve.embedding.embedder import Embedder, Options
+from embedserve.errors import EmbedserveError
+from embedserve.evaluation.report import Run
+from embedserve.evaluation.runner import Score
 
 BATCH = 64
 MAX_TOKENS = Options().max_tokens
+GROUPS = {
+    "Retrieval": "ret",
+    "Reranking": "ret",
+    "BitextMining": "xl",
+    "STS": "sts",
+    "PairClassification": "sts",
+    "Classification": "cls",
+    "MultilabelClassification": "cls",
+    "Clustering": "clu",
+}
+"""mteb's types -> the groups of this package's reports; other types stand for themselves."""
 
 
 class MtebModel:
@@ -107,6 +122,49 @@ class MtebModel:
         """Cosines of the pairs: (n,)."""
         cosines: Floats = (np.asarray(left, np.float32) * np.asarray(right, np.float32)).sum(axis=1)
         return cosines
+
+
+def find_tasks(names: Sequence[str]) -> list[Any]:
+    """mteb's tasks of these names.
+
+    Raises:
+        EmbedserveError: mteb 2 is not installed, or it knows no such task.
+    """
+    try:
+        import mteb
+    except ImportError:
+        raise EmbedserveError(
+            "tasks of mteb need the package: run `pip install 'embedserve[mteb]'`"
+        ) from None
+    try:
+        return list(mteb.get_tasks(tasks=list(names)))
+    except KeyError as error:
+        raise EmbedserveError(f"mteb has no task {error}") from None
+
+
+def run_tasks(tasks: Sequence[Any], dimensions: Sequence[int], recipe: Literal["ladder", "plain"]) -> Run:
+    """Tasks of mteb in the form of this package's own suites: main scores times 100, by subset.
+
+    Args:
+        tasks: as :func:`find_tasks` gives them; mteb reads or fetches their data.
+        dimensions: each is a run of its own.
+        recipe: see :class:`MtebModel`.
+    """
+    import mteb
+
+    run = Run(f"embedserve ({recipe}) under mteb {mteb.__version__}")
+    kinds = {task.metadata.name: task.metadata.type for task in tasks}
+    for dimension in dimensions:
+        model = MtebModel(dimension, recipe)
+        for result in mteb.evaluate(model, list(tasks), cache=None).task_results:
+            rows = [row for split in result.scores.values() for row in split]
+            subsets = {row["hf_subset"]: round(100 * row["main_score"], 2) for row in rows}
+            name = result.task_name
+            score = Score(round(100 * result.get_score(), 2), subsets)
+            run.tasks.setdefault(name, {})[f"dense@{dimension}"] = score
+            run.groups[name] = GROUPS.get(kinds[name], kinds[name].lower())
+            run.languages[name] = {row["hf_subset"]: "+".join(row["languages"]) for row in rows}
+    return run
 
 
 def _read_texts(inputs: Iterable[Any]) -> Iterable[str]:
