@@ -15,6 +15,8 @@ from embedserve.scheduling.batcher import ELDEST_SHARE, Batcher, Lane, Request, 
 pytestmark = pytest.mark.quick
 
 BUDGET = 100
+CALM_BUDGET = 250
+CALM_AFTER = 1.5
 AGE = 1.0
 costs_of_a_request = st.lists(st.integers(1, 150), min_size=1, max_size=12)
 lanes: st.SearchStrategy[Lane] = st.sampled_from(["interactive", "bulk"])
@@ -51,8 +53,11 @@ class AnyHistory(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.batcher: Batcher[int] = Batcher(budget=BUDGET, max_bulk_age=AGE)
+        self.batcher: Batcher[int] = Batcher(
+            budget=BUDGET, max_bulk_age=AGE, calm_budget=CALM_BUDGET, calm_after=CALM_AFTER
+        )
         self.now = 0.0
+        self.little_asked_at = -CALM_AFTER
         self.requests: list[Request[int]] = []
         self.asked: dict[Request[int], Counter[int]] = {}
         self.got: dict[Request[int], Counter[int]] = {}
@@ -72,6 +77,8 @@ class AnyHistory(RuleBasedStateMachine):
         running = {unit.key for chunk in self.running for unit in chunk}
         if lane == "bulk" and not self.waits("bulk"):
             self.bulk_chunk_at = self.now
+        if lane == "interactive" and sum(costs) <= BUDGET / 2:
+            self.little_asked_at = self.now
         for key, cost in zip(keys, costs, strict=True):
             if key not in running:
                 self.waiting.setdefault(key, (lane, cost))
@@ -98,7 +105,8 @@ class AnyHistory(RuleBasedStateMachine):
         interactive, bulk = self.waits("interactive"), self.waits("bulk")
         chunk = self.batcher.next_chunk(self.now)
         assert bool(chunk) == (interactive or bulk), "work waits, so there is a chunk"
-        assert len(chunk) == 1 or sum(unit.cost for unit in chunk) <= BUDGET
+        calm = self.now - self.little_asked_at >= CALM_AFTER
+        assert len(chunk) == 1 or sum(unit.cost for unit in chunk) <= (CALM_BUDGET if calm else BUDGET)
         for unit in chunk:
             assert unit.key in self.waiting, "nothing runs twice, nothing that nobody wants runs"
             del self.waiting[unit.key]
@@ -145,6 +153,23 @@ class AnyHistory(RuleBasedStateMachine):
         for unit in chunk:
             for request, place in unit.seats:
                 self.got[request][place] += 1
+
+
+def test_chunks_are_large_only_while_nobody_asks_for_little() -> None:
+    batcher: Batcher[int] = Batcher(
+        budget=BUDGET, calm_budget=CALM_BUDGET, calm_after=CALM_AFTER, max_bulk_age=10
+    )
+
+    def next_costs(now: float) -> list[float]:
+        return [unit.cost for unit in run(batcher, now)]
+
+    submit(batcher, [40] * 40)
+    submit(batcher, [40], lane="bulk")  # little, but nobody waits for it
+    assert next_costs(0.0) == [40] * 6
+    submit(batcher, [10], now=1.0)
+    assert next_costs(1.0) == [10, 40, 40]
+    assert next_costs(2.4) == [40] * 2
+    assert next_costs(2.5) == [40] * 6
 
 
 TestAnyHistory = AnyHistory.TestCase

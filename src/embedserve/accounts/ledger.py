@@ -32,7 +32,7 @@ from embedserve.storage.tables import usage_requests
 log = logging.getLogger("embedserve.accounts")
 
 GROUP = 512
-"""Most charges in one commit."""
+"""A commit takes no further charges when it has this many."""
 FIRST_PAUSE = 0.02
 """Seconds before a commit is tried again; then twice as long, up to a second."""
 
@@ -74,7 +74,8 @@ class Ledger:
         self.keep_days = keep_days
         self._on_commit = on_commit
         self._step = step or threading.Lock()
-        self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._arrived: dict[asyncio.AbstractEventLoop, list[_Entry]] = {}  # in this turn of each loop
+        self._queue: queue.SimpleQueue[list[_Entry] | None] = queue.SimpleQueue()
         self._verdict = threading.Lock()  # between "it is on the disk" and "nobody waits any more"
         self._doubtful: set[str] = set()  # withdrawn, but an attempt to commit may have got through
         self._begun_models: set[str] = set()
@@ -89,6 +90,8 @@ class Ledger:
     def close(self) -> None:
         """Write what is queued, then end. Blocks for at most twice the timeout."""
         if self._thread is not None:
+            for loop in list(self._arrived):
+                self._hand_over(loop)
             self._queue.put(None)
             self._thread.join(2 * self.timeout)
             self._thread = None
@@ -99,8 +102,14 @@ class Ledger:
         Raises:
             EmbedserveError: 503, it could not be written in time. Nothing is billed then.
         """
-        entry = _Entry(charge, asyncio.get_running_loop())
-        self._queue.put(entry)
+        loop = asyncio.get_running_loop()
+        entry = _Entry(charge, loop)
+        # Requests of one chunk end in one turn of the loop: handed over together they share a commit, and one
+        # that is alone waits for nobody.
+        arrived = self._arrived.setdefault(loop, [])
+        arrived.append(entry)
+        if len(arrived) == 1:
+            loop.call_soon(self._hand_over, loop)
         try:
             async with asyncio.timeout(self.timeout):
                 await entry.future
@@ -110,6 +119,10 @@ class Ledger:
         except BaseException:
             self._withdraw(entry)
             raise
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        if arrived := self._arrived.pop(loop, None):
+            self._queue.put(arrived)
 
     def _withdraw(self, entry: _Entry) -> bool:
         """False if it was too late: the charge is durable and the reply may go out."""
@@ -151,21 +164,18 @@ class Ledger:
                 return  # what is doubtful is taken back when the database answers again
 
     def _gather(self) -> tuple[list[_Entry], bool]:
-        """Wait for one charge and take every other that is there; false at the end."""
+        """Wait for charges and take every other that is there; false at the end."""
         wait = 0.5 if self._doubtful else None
-        try:
-            first = self._queue.get(timeout=wait)
-        except queue.Empty:
-            return [], True
         group: list[_Entry] = []
-        while first is not None:
-            group.append(first)
-            if len(group) == GROUP:
-                return group, True
-            try:
-                first = self._queue.get_nowait()
-            except queue.Empty:
-                return group, True
+        try:
+            arrived = self._queue.get(timeout=wait)
+            while arrived is not None:
+                group += arrived
+                if len(group) >= GROUP:
+                    return group, True
+                arrived = self._queue.get_nowait()
+        except queue.Empty:
+            return group, True
         return group, False
 
     def _commit(self, entries: Sequence[_Entry], retried: bool) -> None:

@@ -77,6 +77,9 @@ def run(settings: Settings) -> None:
         app = create_app(service)
     gc.freeze()
     gc.enable()
+    # The engine's thread needs the interpreter for a moment between two chunks. Event loop and ledger would
+    # let it wait for up to 5 ms, Python's default, with all cores idle.
+    sys.setswitchinterval(0.0005)
     host, port = listener.getsockname()[:2]
     greet(f"http://{f'[{host}]' if ':' in host else host}:{port}", service)
     uvicorn.Server(

@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import resources
 
 import numpy as np
@@ -100,7 +100,7 @@ class LadderRecipe:
             return head
         sketch = self._lexical.sketch_all([item or NO_TERMS for item in terms], dimension - self.native_size)
         tailed = sketch.any(axis=1, keepdims=True)
-        share = np.float32(np.interp(dimension, TAIL_DIMENSIONS, TAIL_WEIGHTS))
+        share = tail_share(dimension)
         head *= np.where(tailed, np.sqrt(1 - share), np.float32(1))
         return np.concatenate([head, np.sqrt(share) * sketch], axis=1)
 
@@ -121,6 +121,11 @@ class LadderRecipe:
             "above_native_dimension": "a hashed sketch of the terms follows; zeros for an instructed query",
             "sketch_share": dict(zip(map(str, TAIL_DIMENSIONS), TAIL_WEIGHTS, strict=True)),
         }
+
+
+@cache
+def tail_share(dimension: int) -> np.float32:
+    return np.float32(np.interp(dimension, TAIL_DIMENSIONS, TAIL_WEIGHTS))
 
 
 def open_recipe(name: str, lexical: LexicalWeights, hidden_size: int) -> DenseRecipe:

@@ -127,6 +127,7 @@ class LexicalWeights:
         self._tokenizer = tokenizer
         self._given = idf
         self._show = lru_cache(maxsize=65_536)(self._read_piece)
+        self._slots = lru_cache(maxsize=8)(self._hash_slots)
 
     @cached_property
     def _idf(self) -> IdfTable:
@@ -152,6 +153,20 @@ class LexicalWeights:
     def tables(self) -> bytes:
         """What was fitted, for telling one release's vectors from another's."""
         return self._idf.sparse.tobytes() + self._idf.pooling.tobytes()
+
+    @cached_property
+    def _signed_weights(self) -> Floats:
+        """(vocabulary,) weights with the sign that a term has in a sketch."""
+        signs = np.where(self._hashes & np.uint64(1), np.float32(1), np.float32(-1))
+        return signs * self._term_weights
+
+    @property
+    def _hashes(self) -> NDArray[np.uint64]:
+        return hash_ids(np.arange(len(self._idf.fold), dtype=np.int32))
+
+    def _hash_slots(self, buckets: int) -> NDArray[np.int16]:
+        """(vocabulary,) where each term goes in a sketch of this size."""
+        return ((self._hashes >> np.uint64(8)) % np.uint64(buckets)).astype(np.int16)
 
     def terms(self, text: str) -> Terms:
         """The text's terms; none for a text without letters or digits."""
@@ -198,12 +213,9 @@ class LexicalWeights:
     def sketch_all(self, texts: Sequence[Terms], buckets: int) -> Floats:
         """:meth:`sketch` for each of n texts, at least one: (n, buckets)."""
         ids = np.concatenate([terms.ids for terms in texts])
-        hashes = hash_ids(ids)
-        signs = np.where(hashes & np.uint64(1), np.float32(1), np.float32(-1))
-        slots = ((hashes >> np.uint64(8)) % np.uint64(buckets)).astype(np.intp)
-        slots += np.repeat(np.arange(len(texts)) * buckets, [len(terms.ids) for terms in texts])
+        rows = np.repeat(np.arange(len(texts)), [len(terms.ids) for terms in texts])
         frequency = np.concatenate([self._frequency(terms) for terms in texts])
-        weights = signs * frequency * self._term_weights[ids]
+        slots, weights = self._slots(buckets)[ids] + rows * buckets, frequency * self._signed_weights[ids]
         sums = np.bincount(slots, weights, minlength=len(texts) * buckets).astype(np.float32)
         sketches: Floats = sums.reshape(len(texts), buckets)
         for row in sketches:

@@ -12,6 +12,10 @@ Three rules, from the outside in:
   come, first served instead of all ending together. One part in 32 of the work at least goes to the
   request that came first, so that even a flood of short ones cannot keep a long one from its end.
 
+A chunk is small (``budget``) as long as anybody asks for little: it is what a query may find running. When no
+small request came for ``calm_after`` seconds, chunks grow to ``calm_budget``: larger ones occupy the cores
+better, and all who wait then wait for several chunks anyway.
+
 The unit of work is one *distinct* window. Requests that ask for the same window while it waits or runs
 share one :class:`Unit`, and the first turn that any of them gets serves all.
 """
@@ -23,6 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
+from math import inf
 from typing import Final, Generic, Literal, TypeVar
 
 Lane = Literal["interactive", "bulk"]
@@ -199,10 +204,22 @@ class Batcher(Generic[T]):
         budget: cost that a chunk may sum to; a single unit above it runs alone. May be changed at any time.
         quantum: cost that a request may run for before its equals get a turn; the budget if omitted.
         max_bulk_age: seconds that waiting bulk work goes without a chunk at most.
+        calm_budget: cost that a chunk may sum to in calm; the budget if omitted. May be changed, too.
+        calm_after: seconds without an interactive request of at most half a chunk until it is calm.
     """
 
-    def __init__(self, *, budget: float, quantum: float | None = None, max_bulk_age: float = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        budget: float,
+        quantum: float | None = None,
+        max_bulk_age: float = 1.0,
+        calm_budget: float | None = None,
+        calm_after: float = 1.0,
+    ) -> None:
         self.budget = budget
+        self.calm_budget = budget if calm_budget is None else calm_budget
+        self.calm_after = calm_after
         self.quantum = quantum
         self.max_bulk_age = max_bulk_age
         self.queued: dict[Lane, float] = {"interactive": 0.0, "bulk": 0.0}
@@ -210,6 +227,7 @@ class Batcher(Generic[T]):
         self._lanes: dict[Lane, LaneQueue[T]] = {"interactive": LaneQueue(), "bulk": LaneQueue()}
         self._units: dict[bytes, Unit[T]] = {}
         self._bulk_waits_since = 0.0
+        self._little_asked_at = -inf
         self._order = count()
 
     def __len__(self) -> int:
@@ -248,6 +266,8 @@ class Batcher(Generic[T]):
                 request.queue.append(unit)
                 request.total += cost
         request.open += len(payloads)
+        if request.lane == "interactive" and sum(costs) <= self.budget / 2:
+            self._little_asked_at = now
         if request.queue:
             if request.lane == "bulk" and not self._peek("bulk"):
                 self._bulk_waits_since = now
@@ -270,7 +290,8 @@ class Batcher(Generic[T]):
         lane: Lane = "bulk" if aged or not self._peek("interactive") else "interactive"
         if lane == "bulk":
             self._bulk_waits_since = now
-        return self._fill(lane)
+        calm = now - self._little_asked_at >= self.calm_after
+        return self._fill(lane, self.calm_budget if calm else self.budget)
 
     def finish(self, units: Sequence[Unit[T]]) -> None:
         """Say that these units of a chunk have run (or failed): the same windows would be computed anew."""
@@ -280,9 +301,8 @@ class Batcher(Generic[T]):
     def _peek(self, lane: Lane) -> Unit[T] | None:
         return self._lanes[lane].peek(self.quantum or self.budget)
 
-    def _fill(self, lane: Lane) -> list[Unit[T]]:
+    def _fill(self, lane: Lane, room: float) -> list[Unit[T]]:
         chunk: list[Unit[T]] = []
-        room = self.budget
         while (unit := self._peek(lane)) and (unit.cost <= room or not chunk):
             self._lanes[lane].take(self.quantum or self.budget)
             unit.taken = True

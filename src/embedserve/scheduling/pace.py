@@ -14,11 +14,13 @@ class Pace:
 
     Args:
         chunk_seconds: how long a chunk should take.
+        calm_seconds: how long one should take when nobody asks for little.
         max_chunk: cost that a chunk may have at most, however fast the backbone is (bounds its memory).
     """
 
-    def __init__(self, *, chunk_seconds: float, max_chunk: int) -> None:
+    def __init__(self, *, chunk_seconds: float, calm_seconds: float, max_chunk: int) -> None:
         self.chunk_seconds = chunk_seconds
+        self.calm_seconds = calm_seconds
         self.max_chunk = max_chunk
         self._cost = 0.0
         self._seconds = 0.0
@@ -36,9 +38,17 @@ class Pace:
     @property
     def chunk(self) -> int:
         """Cost that the next chunk may have."""
+        return self._cost_of(self.chunk_seconds)
+
+    @property
+    def calm_chunk(self) -> int:
+        """Cost that it may have when nobody asks for little."""
+        return self._cost_of(self.calm_seconds)
+
+    def _cost_of(self, seconds: float) -> int:
         if not self._seconds:
             return min(self.max_chunk, 512)
-        return max(_MIN_CHUNK, min(self.max_chunk, round(self.rate * self.chunk_seconds)))
+        return max(_MIN_CHUNK, min(self.max_chunk, round(self.rate * seconds)))
 
     def seconds_for(self, cost: float) -> float:
         return cost / self.rate if self.rate else self.chunk_seconds

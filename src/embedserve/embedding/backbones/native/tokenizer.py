@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -48,7 +49,7 @@ class NativeTokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
         normal = [" ".join(self._normaliser.words(text)).encode() for text in texts]
-        offsets = np.cumsum([0, *map(len, normal)], dtype=np.uintp)
+        offsets = np.array([0, *accumulate(map(len, normal))], np.uintp)
         ids = np.empty(int(offsets[-1]) + len(texts) + 1, np.int32)
         counts = np.zeros(len(texts), np.int32)
         if self._library.unigram_encode(
@@ -60,8 +61,8 @@ class NativeTokenizer:
             counts.ctypes.data,
         ):
             raise NativeUnavailable(self._library.last_error())
-        ends = counts.cumsum().tolist()
-        return [ids[end - count : end].copy() for end, count in zip(ends, counts.tolist(), strict=True)]
+        ends = accumulate(counts.tolist(), initial=0)
+        return [ids[start:end].copy() for start, end in pairwise(ends)]
 
     def __del__(self) -> None:
         unigram, self._unigram = getattr(self, "_unigram", None), None
