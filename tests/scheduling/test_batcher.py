@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from embedserve.scheduling.batcher import ELDEST_SHARE, Batcher, Lane, Request, Unit
+from embedserve.scheduling.batcher import (
+    COMPANY_SHARE,
+    ELDEST_SHARE,
+    QUERY_SHARE,
+    Batcher,
+    Lane,
+    Request,
+    Unit,
+)
 
 pytestmark = pytest.mark.quick
 
@@ -57,7 +65,7 @@ class AnyHistory(RuleBasedStateMachine):
             budget=BUDGET, max_bulk_age=AGE, calm_budget=CALM_BUDGET, calm_after=CALM_AFTER
         )
         self.now = 0.0
-        self.little_asked_at = -CALM_AFTER
+        self.query_came_at = -CALM_AFTER
         self.requests: list[Request[int]] = []
         self.asked: dict[Request[int], Counter[int]] = {}
         self.got: dict[Request[int], Counter[int]] = {}
@@ -77,8 +85,8 @@ class AnyHistory(RuleBasedStateMachine):
         running = {unit.key for chunk in self.running for unit in chunk}
         if lane == "bulk" and not self.waits("bulk"):
             self.bulk_chunk_at = self.now
-        if lane == "interactive" and sum(costs) <= BUDGET / 2:
-            self.little_asked_at = self.now
+        if lane == "interactive" and sum(costs) <= BUDGET / QUERY_SHARE:
+            self.query_came_at = self.now
         for key, cost in zip(keys, costs, strict=True):
             if key not in running:
                 self.waiting.setdefault(key, (lane, cost))
@@ -105,7 +113,7 @@ class AnyHistory(RuleBasedStateMachine):
         interactive, bulk = self.waits("interactive"), self.waits("bulk")
         chunk = self.batcher.next_chunk(self.now)
         assert bool(chunk) == (interactive or bulk), "work waits, so there is a chunk"
-        calm = self.now - self.little_asked_at >= CALM_AFTER
+        calm = self.now - self.query_came_at >= CALM_AFTER
         assert len(chunk) == 1 or sum(unit.cost for unit in chunk) <= (CALM_BUDGET if calm else BUDGET)
         for unit in chunk:
             assert unit.key in self.waiting, "nothing runs twice, nothing that nobody wants runs"
@@ -155,7 +163,7 @@ class AnyHistory(RuleBasedStateMachine):
                 self.got[request][place] += 1
 
 
-def test_chunks_are_large_only_while_nobody_asks_for_little() -> None:
+def test_chunks_are_large_only_while_no_queries_come() -> None:
     batcher: Batcher[int] = Batcher(
         budget=BUDGET, calm_budget=CALM_BUDGET, calm_after=CALM_AFTER, max_bulk_age=10
     )
@@ -164,12 +172,27 @@ def test_chunks_are_large_only_while_nobody_asks_for_little() -> None:
         return [unit.cost for unit in run(batcher, now)]
 
     submit(batcher, [40] * 40)
-    submit(batcher, [40], lane="bulk")  # little, but nobody waits for it
+    submit(batcher, [10], lane="bulk")  # as small as a query, but nobody waits for it
     assert next_costs(0.0) == [40] * 6
     submit(batcher, [10], now=1.0)
-    assert next_costs(1.0) == [10, 40, 40]
+    assert next_costs(1.0) == [10], "the query does not wait for what else fits"
     assert next_costs(2.4) == [40] * 2
     assert next_costs(2.5) == [40] * 6
+
+
+@unhurried
+@given(st.lists(costs_of_a_request, max_size=10), st.lists(st.integers(1, 12), min_size=1, max_size=20))
+def test_what_runs_with_queries_is_queries_and_little_else(long: list[list[int]], queries: list[int]) -> None:
+    batcher: Batcher[int] = Batcher(budget=BUDGET)
+    for costs in long:
+        submit(batcher, [30, *costs])
+    for cost in queries:
+        submit(batcher, [cost])
+    while chunk := run(batcher):
+        others = [unit.cost for unit in chunk if not unit.hurried]
+        if len(others) < len(chunk):
+            assert len(chunk) == 1 or sum(unit.cost for unit in chunk) <= BUDGET
+            assert not others or chunk[0].cost == others[0] or sum(others) <= BUDGET / COMPANY_SHARE
 
 
 TestAnyHistory = AnyHistory.TestCase
@@ -220,8 +243,8 @@ def test_a_query_beside_one_endless_request_is_in_the_next_chunk() -> None:
         assert not query.open
 
 
-@unhurried
-@given(costs_of_a_request, st.lists(st.integers(1, 120), min_size=1, max_size=8))
+@settings(deadline=None, max_examples=20)
+@given(costs_of_a_request, st.lists(st.integers(8, 120), min_size=1, max_size=8))
 def test_a_long_request_is_not_starved_by_queries_that_never_let_up(
     long: list[int], queries: list[int]
 ) -> None:

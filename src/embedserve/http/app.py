@@ -41,16 +41,9 @@ TEXT_EMBEDDING = "/services/embeddings/text-embedding/text-embedding"
 MULTIMODAL_EMBEDDING = "/services/embeddings/multimodal-embedding/multimodal-embedding"
 
 
-def embedding_routes() -> list[BaseRoute]:
-    openai, native = openai_embeddings.create_embeddings, native_embeddings.create_embeddings
-    return [
-        *(Route(f"{root}/embeddings", openai, methods=["POST"]) for root in OPENAI_ROOTS),
-        *(Route(f"{root}{TEXT_EMBEDDING}", native, methods=["POST"]) for root in NATIVE_ROOTS),
-    ]
-
-
 def openai_routes(root: str) -> list[BaseRoute]:
     return [
+        Route(f"{root}/embeddings", openai_embeddings.create_embeddings, methods=["POST"]),
         Route(f"{root}/files", openai_files.create_file, methods=["POST"]),
         Route(f"{root}/files", openai_files.list_files),
         Route(f"{root}/files/{{id}}", openai_files.delete_file, methods=["DELETE"]),
@@ -67,6 +60,7 @@ def openai_routes(root: str) -> list[BaseRoute]:
 
 def native_routes(root: str) -> list[BaseRoute]:
     return [
+        Route(f"{root}{TEXT_EMBEDDING}", native_embeddings.create_embeddings, methods=["POST"]),
         Route(f"{root}{MULTIMODAL_EMBEDDING}", native_embeddings.create_multimodal, methods=["POST"]),
         Route(f"{root}/tasks", native_tasks.list_tasks),
         Route(f"{root}/tasks/{{id}}", native_tasks.get_task),
@@ -106,17 +100,19 @@ def create_app(service: EmbeddingService) -> ASGIApp:
         await jobs.close()
         await service.close()
 
+    routes: list[BaseRoute] = [
+        *(route for root in OPENAI_ROOTS for route in openai_routes(root)),
+        *(route for root in NATIVE_ROOTS for route in native_routes(root)),
+        Route("/api/v1/results/{name}", native_tasks.get_result),
+        Route("/api/v1/models", native_models.list_models),
+        *operator_routes(),
+        *(admin_routes() if service.settings.admin_key else []),
+        *console_routes(),
+    ]
+    # Routes are tried in turn: first those that nearly every request takes.
+    routes.sort(key=lambda route: not (isinstance(route, Route) and "/embeddings" in route.path))
     app = Starlette(
-        routes=[
-            *embedding_routes(),  # first, because routes are tried in turn
-            *(route for root in OPENAI_ROOTS for route in openai_routes(root)),
-            *(route for root in NATIVE_ROOTS for route in native_routes(root)),
-            Route("/api/v1/results/{name}", native_tasks.get_result),
-            Route("/api/v1/models", native_models.list_models),
-            *operator_routes(),
-            *(admin_routes() if service.settings.admin_key else []),
-            *console_routes(),
-        ],
+        routes=routes,
         middleware=[Middleware(GZipMiddleware, compresslevel=1)] if service.settings.gzip else [],
         exception_handlers={EmbedserveError: tell, HTTPException: tell_http, Exception: tell_unforeseen},
         lifespan=lifespan,

@@ -12,9 +12,12 @@ Three rules, from the outside in:
   come, first served instead of all ending together. One part in 32 of the work at least goes to the
   request that came first, so that even a flood of short ones cannot keep a long one from its end.
 
-A chunk is small (``budget``) as long as anybody asks for little: it is what a query may find running. When no
-small request came for ``calm_after`` seconds, chunks grow to ``calm_budget``: larger ones occupy the cores
-better, and all who wait then wait for several chunks anyway.
+A *query* is an interactive request of at most an eighth of a chunk. What runs in the chunk that answers it is
+part of its wait, as is what it finds running:
+
+* A chunk with queries takes along other work for a quarter of its budget only.
+* When no query came for ``calm_after`` seconds, chunks grow to ``calm_budget``: larger ones occupy the cores
+  better, and all who wait then wait for several chunks anyway.
 
 The unit of work is one *distinct* window. Requests that ask for the same window while it waits or runs
 share one :class:`Unit`, and the first turn that any of them gets serves all.
@@ -33,6 +36,10 @@ from typing import Final, Generic, Literal, TypeVar
 Lane = Literal["interactive", "bulk"]
 T = TypeVar("T")
 
+QUERY_SHARE: Final = 8
+"""A request of at most one part in this many of a chunk's budget is a query."""
+COMPANY_SHARE: Final = 4
+"""A chunk with queries holds other work only as long as it is below one part in this many of its budget."""
 ELDEST_SHARE: Final = 32
 """One part in this many of an owner's work at least goes to the request that came first."""
 
@@ -48,6 +55,11 @@ class Unit(Generic[T]):
     seats: list[tuple[Request[T], int]] = field(default_factory=list)
     taken: bool = False
 
+    @property
+    def hurried(self) -> bool:
+        """Whether a query waits for it."""
+        return any(request.query for request, _ in self.seats)
+
 
 @dataclass(slots=True, eq=False)
 class Request(Generic[T]):
@@ -61,6 +73,7 @@ class Request(Generic[T]):
     served: float = 0.0
     start: float = 0.0
     withdrawn: bool = False
+    query: bool = False
 
     def next_unit(self) -> Unit[T] | None:
         """The first window that neither started with somebody else nor was given up by all."""
@@ -205,7 +218,7 @@ class Batcher(Generic[T]):
         quantum: cost that a request may run for before its equals get a turn; the budget if omitted.
         max_bulk_age: seconds that waiting bulk work goes without a chunk at most.
         calm_budget: cost that a chunk may sum to in calm; the budget if omitted. May be changed, too.
-        calm_after: seconds without an interactive request of at most half a chunk until it is calm.
+        calm_after: seconds without a query until it is calm.
     """
 
     def __init__(
@@ -227,7 +240,7 @@ class Batcher(Generic[T]):
         self._lanes: dict[Lane, LaneQueue[T]] = {"interactive": LaneQueue(), "bulk": LaneQueue()}
         self._units: dict[bytes, Unit[T]] = {}
         self._bulk_waits_since = 0.0
-        self._little_asked_at = -inf
+        self._query_came_at = -inf
         self._order = count()
 
     def __len__(self) -> int:
@@ -254,6 +267,9 @@ class Batcher(Generic[T]):
             how many windows were already waiting or running for somebody.
         """
         shared = 0
+        if request.lane == "interactive" and sum(costs) <= self.budget / QUERY_SHARE:
+            request.query = True
+            self._query_came_at = now
         for i, (payload, cost, key) in enumerate(zip(payloads, costs, keys, strict=True)):
             unit = self._units.get(key)
             if unit is None:
@@ -266,8 +282,6 @@ class Batcher(Generic[T]):
                 request.queue.append(unit)
                 request.total += cost
         request.open += len(payloads)
-        if request.lane == "interactive" and sum(costs) <= self.budget / 2:
-            self._little_asked_at = now
         if request.queue:
             if request.lane == "bulk" and not self._peek("bulk"):
                 self._bulk_waits_since = now
@@ -290,7 +304,7 @@ class Batcher(Generic[T]):
         lane: Lane = "bulk" if aged or not self._peek("interactive") else "interactive"
         if lane == "bulk":
             self._bulk_waits_since = now
-        calm = now - self._little_asked_at >= self.calm_after
+        calm = now - self._query_came_at >= self.calm_after
         return self._fill(lane, self.calm_budget if calm else self.budget)
 
     def finish(self, units: Sequence[Unit[T]]) -> None:
@@ -303,10 +317,15 @@ class Batcher(Generic[T]):
 
     def _fill(self, lane: Lane, room: float) -> list[Unit[T]]:
         chunk: list[Unit[T]] = []
-        while (unit := self._peek(lane)) and (unit.cost <= room or not chunk):
+        cost, hurried = 0.0, False
+        while unit := self._peek(lane):
+            hurried = hurried or unit.hurried
+            limit = self.budget / COMPANY_SHARE if hurried and not unit.hurried else room
+            if chunk and cost + unit.cost > limit:
+                break
             self._lanes[lane].take(self.quantum or self.budget)
             unit.taken = True
-            room -= unit.cost
+            cost += unit.cost
             self.queued[unit.lane] -= unit.cost
             chunk.append(unit)
         return chunk

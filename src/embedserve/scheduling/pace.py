@@ -14,7 +14,7 @@ class Pace:
 
     Args:
         chunk_seconds: how long a chunk should take.
-        calm_seconds: how long one should take when nobody asks for little.
+        calm_seconds: how long one should take when no queries come.
         max_chunk: cost that a chunk may have at most, however fast the backbone is (bounds its memory).
     """
 
@@ -42,7 +42,7 @@ class Pace:
 
     @property
     def calm_chunk(self) -> int:
-        """Cost that it may have when nobody asks for little."""
+        """Cost that it may have when no queries come."""
         return self._cost_of(self.calm_seconds)
 
     def _cost_of(self, seconds: float) -> int:

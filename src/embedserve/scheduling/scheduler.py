@@ -74,7 +74,7 @@ class Scheduler:
         max_bulk_age: seconds that bulk work goes without a chunk at most when queries never let up.
         cache_bytes: bytes for vectors of windows seen before; 0 is no cache.
         chunk_seconds: see ``chunk_tokens``.
-        calm_seconds: what a call may take when no small request came for a second (see :mod:`.batcher`).
+        calm_seconds: what a call may take when no query came for a second (see :mod:`.batcher`).
     """
 
     def __init__(
