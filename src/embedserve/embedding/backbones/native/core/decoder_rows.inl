@@ -46,37 +46,52 @@ void rotate_head(const float* x, const float* gain, const float* cosines, const 
 }
 
 int take_outliers(float* x, int k, Outlier* out) {
-  Vec total = splat(0), top = splat(0);
-  for (int i = 0; i < k; i += kLanes) {
-    const Vec a = abs(load(x + i));
-    total = add(total, a);
-    top = max(top, a);
+  Vec total0 = splat(0), total1 = splat(0), top = splat(0);
+  for (int i = 0; i < k; i += 2 * kLanes) {
+    const Vec a = abs(load(x + i)), b = abs(load(x + i + kLanes));
+    total0 = add(total0, a);
+    total1 = add(total1, b);
+    top = max(top, max(a, b));
   }
-  const float limit = sum(total) * (static_cast<float>(kOutlierTimes) / static_cast<float>(k));
+  const float limit = sum(add(total0, total1)) * (static_cast<float>(kOutlierTimes) / static_cast<float>(k));
   if (largest(top) <= limit) return 0;
   int count = 0;
-  for (int i = 0; i < k && count < kMostOutliers; ++i)
-    if (std::fabs(x[i]) > limit) {
-      out[count++] = {i, x[i]};
-      x[i] = 0;
-    }
+  for (int i = 0; i < k; i += 2 * kLanes) {
+    if (largest(max(abs(load(x + i)), abs(load(x + i + kLanes)))) <= limit) continue;
+    for (int j = i; j < i + 2 * kLanes && count < kMostOutliers; ++j)
+      if (std::fabs(x[j]) > limit) {
+        out[count++] = {j, x[j]};
+        x[j] = 0;
+      }
+  }
   return count;
 }
 
+// Four inputs' weights for each of kLanes outputs, and the sums of these outputs, as the compiler's own vectors.
+using FourWeights = int32_t __attribute__((vector_size(4 * kLanes)));
+using OutputSums = float __attribute__((vector_size(4 * kLanes)));
+
 void add_outliers(const Outlier* outliers, int count, const Linear& linear, float* out, int panel_begin, int panel_end) {
-  for (int panel = panel_begin; panel < panel_end; ++panel) {
-    float sums[kPanel] = {};
+  constexpr int strands = kPanel / kLanes < 4 ? kPanel / kLanes : 4;
+  for (int first = panel_begin * kPanel; first < panel_end * kPanel; first += strands * kLanes) {
+    const int8_t* panel = linear.panel(first / kPanel) + first % kPanel * kDepth;
+    OutputSums sums[strands] = {};
     for (int i = 0; i < count; ++i) {
-      const int column = outliers[i].column, shift = 24 - 8 * (column % kDepth);
-      const float value = outliers[i].value;
-      const int8_t* packed = linear.panel(panel) + static_cast<size_t>(column / kDepth) * kPanel * kDepth;
-      uint32_t fours[kPanel];  // four inputs' weights for each output
-      memcpy(fours, packed, sizeof fours);
-      for (int n = 0; n < kPanel; ++n) sums[n] += value * static_cast<float>(static_cast<int32_t>(fours[n] << shift) >> 24);
+      const int8_t* packed = panel + static_cast<size_t>(outliers[i].column / kDepth) * kPanel * kDepth;
+      const int shift = 24 - 8 * (outliers[i].column % kDepth);
+#pragma GCC unroll 4
+      for (int j = 0; j < strands; ++j) {
+        FourWeights fours;
+        memcpy(&fours, packed + j * kLanes * kDepth, sizeof fours);
+        sums[j] += outliers[i].value * __builtin_convertvector((fours << shift) >> 24, OutputSums);
+      }
     }
-    const float* scale = linear.scale + static_cast<size_t>(panel) * kPanel;
-    float* to = out + static_cast<size_t>(panel) * kPanel;
-    for (int n = 0; n < kPanel; ++n) to[n] += sums[n] * scale[n];
+    float products[strands * kLanes];
+    memcpy(products, sums, sizeof products);
+    for (int j = 0; j < strands; ++j) {
+      float* to = out + first + j * kLanes;
+      store(to, fma(load(products + j * kLanes), load(linear.scale + first + j * kLanes), load(to)));
+    }
   }
 }
 
