@@ -147,7 +147,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 def main() -> None:
     """Weights in memory, and what a text of 8,192 tokens takes on top in the native engine while it runs.
 
-    PyTorch's int8 keeps the word table and the norms in fp32; the native engine leaves the table in the file's
+    PyTorch keeps the word table and the norms in fp32; the native engine leaves the table in the file's
     memory map (not counted) and keeps two fp32 numbers for every 256 inputs of an output.
     """
     columns = [
