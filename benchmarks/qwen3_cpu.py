@@ -69,11 +69,12 @@ def open_runtime(name: str, folder: Path, threads: int):
     return Qwen3Backbone(Checkpoint(folder), Runtime("cpu", name)).encode
 
 
-def measure(name: str, folder: Path, out: Path, threads: int) -> None:
+def measure(name: str, folder: Path, out: Path, threads: int, loads: list[str]) -> None:
     encode = open_runtime(name, folder, threads)
     told: dict[str, object] = {"runtime": name}
     rows = []
-    for load, lengths in LOADS.items():
+    for load in loads:
+        lengths = LOADS[load]
         windows = draw_windows(lengths)
         best = [0.0, 0.0]
         for _ in range(REPEATS.get(load, 1)):
@@ -94,14 +95,16 @@ def main() -> None:
     parser.add_argument("--shape", default="0.6B", choices=SHAPES)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default=",".join(RUNTIMES))
+    parser.add_argument("--loads", default=",".join(LOADS))
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--outliers", action="store_true", help="channels as trained decoders have them")
     parser.add_argument("--folder", type=Path, help="keep the checkpoint there and use it again")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    loads = options.loads.split(",")
     if options.measure:
         name, folder, out = options.measure
-        measure(name, Path(folder), Path(out), options.threads)
+        measure(name, Path(folder), Path(out), options.threads, loads)
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary) / "model"
@@ -114,27 +117,27 @@ def main() -> None:
             for name in names:
                 out = Path(temporary) / f"{name}.npy"
                 command = [sys.executable, __file__, "--threads", str(options.threads)]
-                command += ["--measure", name, str(folder), str(out)]
+                command += ["--loads", options.loads, "--measure", name, str(folder), str(out)]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 told = json.loads(done.stdout)
                 memory[name] = told["rss"]
-                for load in LOADS:
+                for load in loads:
                     kept = best.setdefault(name, {}).setdefault(load, [0.0, 0.0])
                     best[name][load] = [max(pair) for pair in zip(kept, told[load], strict=True)]
         reference = np.load(Path(temporary) / f"{names[0]}.npy")
         weights = "random weights with outlying channels" if options.outliers else "random weights"
         print(f"Qwen3 {options.shape}, {weights}; {options.threads} threads; best of {options.rounds}")
         print("tokens/s of wall time (in brackets: per second of CPU time over all threads)\n")
-        print("| runtime | " + " | ".join(LOADS) + f" | peak RSS MiB | worst cosine to {names[0]} |")
-        print("|---" * (len(LOADS) + 3) + "|")
+        print("| runtime | " + " | ".join(loads) + f" | peak RSS MiB | worst cosine to {names[0]} |")
+        print("|---" * (len(loads) + 3) + "|")
         for name in names:
-            cells = [f"{wall:,.0f} ({cpu:,.0f})" for wall, cpu in (best[name][load] for load in LOADS)]
+            cells = [f"{wall:,.0f} ({cpu:,.0f})" for wall, cpu in (best[name][load] for load in loads)]
             worst = cosine(np.load(Path(temporary) / f"{name}.npy"), reference)
             print(f"| {name} | " + " | ".join(cells) + f" | {memory[name]:,.0f} | {worst:.5f} |")
         if "native" in best:
             for other in names:
-                rates = [best["native"][load][1] / best[other][load][1] for load in LOADS]
-                cells = ", ".join(f"{rate:.2f} ({load})" for rate, load in zip(rates, LOADS, strict=True))
+                rates = [best["native"][load][1] / best[other][load][1] for load in loads]
+                cells = ", ".join(f"{rate:.2f} ({load})" for rate, load in zip(rates, loads, strict=True))
                 if other != "native":
                     print(f"\nnative / {other}, tokens per second of CPU time: {cells}")
 
