@@ -1,6 +1,7 @@
 """Measures the engine beside other runtimes on the same weights, on token ids, without a server.
 
     python benchmarks/engine.py [--threads 1] [--contenders embedserve,onnxruntime] [--quick] [--json FILE]
+    python benchmarks/engine.py --profile                  # where embedserve's time goes, stage by stage
 
 Shapes: ``a`` one query of about 12 tokens, ``b`` ten texts of about 30, ``mix`` 64 texts with
 lognormal lengths from 10 to 388 tokens, ``d`` four of 512. Every engine is a process of its own; rounds
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 from engines import BUILDERS, OPENERS, missing
+from stages import render_profile
 from texts import PAIRS, TextSource
 
 from embedserve.embedding.backbones.bundled import open_bundled
@@ -215,6 +217,11 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="under a minute: fewer texts, each run once after one query"
     )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="instead: embedserve's time by stage of the network, one thread",
+    )
     parser.add_argument("--texts", type=Path, default=PAIRS, help="JSON lines with query and document")
     parser.add_argument("--json", type=Path, help="write the rows there, too")
     options = parser.parse_args()
@@ -225,6 +232,10 @@ def main() -> None:
 
     weights = BundledWeights()
     peak, shapes = measure_peak(), make_shapes(options.texts, options.quick)
+    if options.profile:
+        print(render_profile({shape: work.ids for shape, work in shapes.items()}, peak))
+        print(f"\n{name_cpu()}, int8 peak {peak or 0:.0f} GOP/s a core.")
+        return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         builds = {

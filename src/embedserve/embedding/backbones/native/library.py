@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, Structure, c_char_p, c_double, c_float, c_int, c_size_t, c_void_p
+from ctypes import POINTER, Structure, c_char_p, c_double, c_float, c_int, c_size_t, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,10 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "unigram_create": (c_void_p, [c_char_p, c_void_p, c_void_p, c_int, c_int, c_double]),
     "unigram_encode": (c_int, [c_void_p, c_char_p, c_void_p, c_int, c_void_p, c_void_p]),
     "unigram_destroy": (None, [c_void_p]),
+    # A model whose kernels are timed, for benchmarks (core/profile.cpp).
+    "profile_model_create": (c_void_p, [POINTER(Shape), c_char_p, c_int]),
+    "profile_clock": (c_uint64, []),
+    "profile_read": (c_int, [c_void_p, c_void_p, c_void_p]),
     # Single kernels, for tests and benchmarks (core/kernel_hooks.cpp).
     "kernel_quantise": (None, [c_char_p, c_void_p, c_int, c_void_p, c_void_p]),
     "kernel_layer_norm": (None, [c_char_p, c_void_p, c_void_p, c_void_p, c_int, c_float, c_void_p]),

@@ -100,10 +100,11 @@ void Model::encode(const Batch& batch) {
   for (const Piece& piece : pieces) {
     const bool by_panels = piece.rows() < kPanelRows * threads;
     prepare(states_[0], piece, by_panels);
-    team_.run([&](int rank) {
+    const bool done = team_.run_together([&](int rank) {
       const Member member{rank, threads, &barrier};
       (this->*(by_panels ? &Model::walk_panels : &Model::walk_rows))(piece, states_[0], scratch_[rank], member);
     });
+    if (!done) walk_rows(piece, states_[0], scratch_[0], Member{0, 1, nullptr});
   }
 }
 

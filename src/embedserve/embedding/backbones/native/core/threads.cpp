@@ -15,6 +15,12 @@ inline void pause() {
 
 constexpr int kSpins = 4000;       // about 50 us on x86: longer than any wait between two stages
 constexpr int kIdleSpins = 2000;   // a worker that has just finished expects more
+constexpr int kPatience = 3000;    // longer than a sleeping thread needs to wake on an idle core
+
+inline void pause_or_yield(int spins) {
+  if (spins < kSpins) pause();
+  else std::this_thread::yield();
+}
 
 }  // namespace
 
@@ -25,31 +31,61 @@ void Barrier::wait() {
     round_.store(round + 1, std::memory_order_release);
     return;
   }
-  for (int spins = 0; round_.load(std::memory_order_acquire) == round; ++spins)
-    if (spins < kSpins) pause();
-    else std::this_thread::yield();
+  for (int spins = 0; round_.load(std::memory_order_acquire) == round; ++spins) pause_or_yield(spins);
 }
 
+// Work is offered, not handed out: a thread that the system does not run in time misses it, and the caller, who
+// has to be running, does all of it. So a core that others keep busy slows a batch, but never holds it up.
 struct Team::Shared {
+  static constexpr uint64_t kRound = uint64_t{1} << 32, kClosed = uint64_t{1} << 31;
+  enum Word { kWait, kGo, kDismissed };
+
   std::mutex mutex;
   std::condition_variable wake;
-  std::atomic<unsigned> round{0};
-  std::atomic<int> busy{0};
+  std::atomic<uint64_t> door{kClosed};  // rounds * kRound + kClosed or not + how many have joined this round
+  std::atomic<int> word{kWait};         // what those who have joined do
+  std::atomic<int> finished{0};
   std::atomic<bool> stop{false};
   const std::function<void(int)>* task = nullptr;
   std::vector<std::thread> threads;
 
+  static int joined(uint64_t door) { return static_cast<int>(door & (kClosed - 1)); }
+
+  void open(const std::function<void(int)>& offered, Word first) {
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      task = &offered;
+      finished.store(0, std::memory_order_relaxed);
+      word.store(first, std::memory_order_relaxed);
+      door.store((door.load(std::memory_order_relaxed) / kRound + 1) * kRound, std::memory_order_release);
+    }
+    wake.notify_all();
+  }
+
+  // Waits for those who have joined; after this nobody touches the task.
+  void close() {
+    const int members = joined(door.fetch_or(kClosed, std::memory_order_acq_rel));
+    for (int spins = 0; finished.load(std::memory_order_acquire) < members; ++spins) pause_or_yield(spins);
+  }
+
   void serve(int rank) {
-    for (unsigned seen = 0;;) {
-      for (int spins = 0; spins < kIdleSpins && round.load(std::memory_order_acquire) == seen && !stop.load(); ++spins) pause();
+    for (uint64_t seen = 0;;) {
+      const auto offered = [&] { return door.load(std::memory_order_acquire) / kRound != seen; };
+      for (int spins = 0; spins < kIdleSpins && !offered() && !stop.load(); ++spins) pause();
       {
         std::unique_lock<std::mutex> lock(mutex);
-        wake.wait(lock, [&] { return stop.load() || round.load(std::memory_order_acquire) != seen; });
+        wake.wait(lock, [&] { return stop.load() || offered(); });
       }
       if (stop.load()) return;
-      seen = round.load(std::memory_order_acquire);
-      (*task)(rank);
-      busy.fetch_sub(1, std::memory_order_acq_rel);
+      uint64_t state = door.load(std::memory_order_acquire);
+      seen = state / kRound;
+      while (!(state & kClosed) && state / kRound == seen)
+        if (door.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel)) {
+          for (int spins = 0; word.load(std::memory_order_acquire) == kWait; ++spins) pause_or_yield(spins);
+          if (word.load(std::memory_order_acquire) == kGo) (*task)(rank);
+          finished.fetch_add(1, std::memory_order_acq_rel);
+          break;
+        }
     }
   }
 };
@@ -77,21 +113,31 @@ Team::~Team() {
   for (std::thread& thread : shared_->threads) thread.join();
 }
 
+Team::Shared& Team::shared() {
+  if (!shared_ || process_ != getpid()) start();
+  return *shared_;
+}
+
 void Team::run(const std::function<void(int)>& task) {
   if (size_ == 1) return task(0);
-  if (!shared_ || process_ != getpid()) start();
-  Shared& shared = *shared_;
-  {
-    std::lock_guard<std::mutex> lock(shared.mutex);
-    shared.task = &task;
-    shared.busy.store(size_ - 1, std::memory_order_relaxed);
-    shared.round.fetch_add(1, std::memory_order_release);
-  }
-  shared.wake.notify_all();
+  Shared& team = shared();
+  team.open(task, Shared::kGo);
   task(0);
-  for (int spins = 0; shared.busy.load(std::memory_order_acquire); ++spins)
-    if (spins < kSpins) pause();
-    else std::this_thread::yield();
+  team.close();
+}
+
+bool Team::run_together(const std::function<void(int)>& task) {
+  if (size_ == 1) return task(0), true;
+  Shared& team = shared();
+  team.open(task, Shared::kWait);
+  const auto complete = [&] { return Shared::joined(team.door.load(std::memory_order_acquire)) == size_ - 1; };
+  for (int spins = 0; spins < kPatience && !complete(); ++spins) pause();
+  const uint64_t last = team.door.fetch_or(Shared::kClosed, std::memory_order_acq_rel);
+  const bool all = Shared::joined(last) == size_ - 1;
+  team.word.store(all ? Shared::kGo : Shared::kDismissed, std::memory_order_release);
+  if (all) task(0);
+  team.close();
+  return all;
 }
 
 }  // namespace embedserve

@@ -2,6 +2,7 @@
 #pragma once
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -38,13 +39,17 @@ class Team {
   explicit Team(int size);
   ~Team();
   int size() const { return size_; }
-  // Runs task(rank) for every rank, rank 0 on the calling thread; returns when all are done.
-  // After fork() the child starts threads of its own on first use.
+  // Runs task(0) on the calling thread and task(rank) on those others that come before it returns: work that is
+  // claimed piece by piece, or that meets at a barrier of size(). After fork() the child starts threads of its own.
   void run(const std::function<void(int)>& task);
+  // Runs task(rank) for every rank at once, or for none (and says so) if not all threads come soon: for work so
+  // short that waiting for one of them would cost more than it saves.
+  bool run_together(const std::function<void(int)>& task);
 
  private:
   struct Shared;
   void start();
+  Shared& shared();
   const int size_;
   int process_ = 0;
   std::unique_ptr<Shared> shared_;
