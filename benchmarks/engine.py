@@ -2,11 +2,13 @@
 
     python benchmarks/engine.py [--threads 1] [--contenders embedserve,onnxruntime] [--quick] [--json FILE]
     python benchmarks/engine.py --profile                  # where embedserve's time goes, stage by stage
+    python benchmarks/engine.py --scaling                  # embedserve on one core and on all, interleaved
 
 Shapes: ``a`` one query of about 12 tokens, ``b`` ten texts of about 30, ``mix`` 64 texts with
 lognormal lengths from 10 to 388 tokens, ``d`` four of 512. Every engine is a process of its own; rounds
 are interleaved, so that a change of the machine's speed meets all of them. With one thread tokens/s are
-counted in CPU time, so other processes cost little; with more in wall time. The best round counts.
+counted in CPU time, so other processes cost little; with more in wall time. The best round counts, and
+below the table the median of what the rounds say about embedserve beside the best of the others.
 Cosine is to the fp32 NumPy encoder of the same weights.
 """
 
@@ -136,16 +138,20 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return found
 
 
+Samples = dict[tuple[str, str], list[dict[str, Any]]]
+"""By contender and shape, in the order of the rounds."""
+
+
 def measure(
     workers: list[Worker], shapes: dict[str, Work], rounds: int, threads: int, peak: float | None
-) -> list[Row]:
+) -> tuple[list[Row], Samples]:
     with tempfile.TemporaryDirectory() as folder:
         reference = Worker("reference", Path(folder), os.cpu_count() or 1)
         truth = {shape: reference.ask(w.ids, w.texts, vectors=True)["vectors"] for shape, w in shapes.items()}
         reference.stop()
     for worker in workers:
         worker.ask(shapes["a"].ids, shapes["a"].texts)
-    times: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    times: Samples = {}
     vectors: dict[tuple[str, str], np.ndarray] = {}
     for round_number in range(rounds + 1):
         for shape, work in shapes.items():
@@ -161,7 +167,7 @@ def measure(
     for worker in workers:
         for shape, work in shapes.items():
             samples = times[worker.name, shape]
-            best = min(sample["cpu_ms" if threads == 1 else "wall_ms"] for sample in samples)
+            best = min(sample[clock_of(threads)] for sample in samples)
             rate = work.tokens / best * 1e3
             percent = rate * OPERATIONS_PER_TOKEN / (peak * threads * 1e9) * 100 if peak else None
             close = cosines(vectors[worker.name, shape], np.array(truth[shape]))
@@ -180,7 +186,52 @@ def measure(
                     rss,
                 )
             )
-    return rows
+    return rows, times
+
+
+def clock_of(threads: int) -> str:
+    return "cpu_ms" if threads == 1 else "wall_ms"
+
+
+def compare(times: Samples, clock: str) -> str:
+    """For each shape the best of the others by median, and how many times its speed embedserve has."""
+    found = []
+    for shape in SHAPES:
+        medians = {
+            name: float(np.median([sample[clock] for sample in samples]))
+            for (name, at), samples in times.items()
+            if at == shape
+        }
+        ours = medians.pop("embedserve", None)
+        if ours is None or not medians:
+            continue
+        best = min(medians, key=lambda name: medians[name])
+        pairs = zip(times[best, shape], times["embedserve", shape], strict=True)
+        ratio = np.median([theirs[clock] / mine[clock] for theirs, mine in pairs])
+        found.append(f"{shape} {ratio:.2f} ({best})")
+    return (
+        f"embedserve beside the best other, median of interleaved rounds: {', '.join(found)}" if found else ""
+    )
+
+
+def measure_scaling(shapes: dict[str, Work], threads: int, rounds: int = 30) -> str:
+    """How much faster ``threads`` threads are than one, in wall time, call by call in turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        workers = [Worker("embedserve", Path(folder), count) for count in (1, threads)]
+        lines = [f"| shape | 1 thread, ms | {threads} threads, ms | times as fast |", "|---|---:|---:|---:|"]
+        for shape, work in shapes.items():
+            walls = np.array(
+                [
+                    [worker.ask(work.ids, work.texts)["wall_ms"] for worker in workers]
+                    for _ in range(rounds + 1)
+                ]
+            )[1:]
+            one, all_threads = np.median(walls, axis=0)
+            ratio = np.median(walls[:, 0] / walls[:, 1])
+            lines.append(f"| {shape} | {one:.2f} | {all_threads:.2f} | {ratio:.2f} |")
+        for worker in workers:
+            worker.stop()
+    return "\n".join(lines)
 
 
 def render_table(rows: list[Row]) -> str:
@@ -213,7 +264,7 @@ def main() -> None:
     parser.add_argument(
         "--contenders", default=",".join(names), help="comma-separated; default: all installed"
     )
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=None, help="default: 1")
     parser.add_argument(
         "--quick", action="store_true", help="under a minute: fewer texts, each run once after one query"
     )
@@ -221,6 +272,11 @@ def main() -> None:
         "--profile",
         action="store_true",
         help="instead: embedserve's time by stage of the network, one thread",
+    )
+    parser.add_argument(
+        "--scaling",
+        action="store_true",
+        help="instead: embedserve on one thread and on --threads (default: all cores), interleaved",
     )
     parser.add_argument("--texts", type=Path, default=PAIRS, help="JSON lines with query and document")
     parser.add_argument("--json", type=Path, help="write the rows there, too")
@@ -236,20 +292,25 @@ def main() -> None:
         print(render_profile({shape: work.ids for shape, work in shapes.items()}, peak))
         print(f"\n{name_cpu()}, int8 peak {peak or 0:.0f} GOP/s a core.")
         return
+    if options.scaling:
+        print(measure_scaling(shapes, options.threads or os.cpu_count() or 1))
+        print(f"\n{name_cpu()}, median wall time of a call and median of the ratios.")
+        return
+    threads = options.threads or 1
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         builds = {
             name: start_build(name, folder) for name in asked if name in BUILDERS and name not in absent
         }
         absent |= {name: "its model could not be built" for name, build in builds.items() if build.wait()}
-        workers = [Worker(name, folder, options.threads) for name in asked if name not in absent]
+        workers = [Worker(name, folder, threads) for name in asked if name not in absent]
         try:
-            rows = measure(workers, shapes, 0 if options.quick else 4, options.threads, peak)
+            rows, times = measure(workers, shapes, 0 if options.quick else 4, threads, peak)
         finally:
             for worker in workers:
                 worker.stop()
     print(render_table(rows))
-    print(f"\n{name_cpu()}, {options.threads} thread(s), int8 peak ", end="")
+    print(f"\n{compare(times, clock_of(threads))}\n\n{name_cpu()}, {threads} thread(s), int8 peak ", end="")
     print(f"{peak:.0f} GOP/s a core." if peak else "not measured.", f"Weights: {weights.path.name}.")
     for name, why in absent.items():
         print(f"Absent: {name} ({why}).")

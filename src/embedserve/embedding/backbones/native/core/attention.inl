@@ -96,15 +96,14 @@ LANE_INLINE void symmetric_heads(const float* x, int count, int d, uint8_t* byte
   }
 }
 
-void split_heads(const float* qkv, const Shape& shape, int head_begin, int head_end, const HeadRows& to) {
-  const int d = shape.head_size(), hidden = shape.hidden, heads = head_end - head_begin;
-  const size_t begin = static_cast<size_t>(head_begin) * d, count = static_cast<size_t>(heads) * d;
+void split_heads(const float* qkv, const Shape& shape, const HeadRows& to) {
+  const int d = shape.head_size(), hidden = shape.hidden;
   const auto symmetric = d == 32 ? symmetric_heads<32> : d == 64 ? symmetric_heads<64> : symmetric_heads<0>;
-  uint8_t* k = reinterpret_cast<uint8_t*>(to.k) + begin;
-  symmetric(qkv + begin, heads, d, to.q + begin, to.q_scale + head_begin);
-  symmetric(qkv + hidden + begin, heads, d, k, to.k_scale + head_begin);
-  for (size_t i = 0; i < count; ++i) k[i] ^= 0x80;  // 128 + value to value
-  memcpy(to.v + begin, qkv + 2 * hidden + begin, sizeof(float) * count);
+  uint8_t* k = reinterpret_cast<uint8_t*>(to.k);
+  symmetric(qkv, shape.heads, d, to.q, to.q_scale);
+  symmetric(qkv + hidden, shape.heads, d, k, to.k_scale);
+  for (int i = 0; i < hidden; ++i) k[i] ^= 0x80;  // 128 + value to value
+  memcpy(to.v, qkv + 2 * hidden, sizeof(float) * hidden);
 }
 
 // factor times the sum over the packed depth, for one vector of columns: what a zero point adds to every product.

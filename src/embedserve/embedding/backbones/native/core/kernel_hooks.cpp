@@ -33,7 +33,7 @@ EMBEDSERVE_API void embedserve_kernel_attention(const char* isa, const float* qk
   Array<float> v(size), q_scale(scales), k_scale(scales);
   const HeadRows rows{q.data(), k.data(), q_scale.data(), k_scale.data(), v.data()};
   for (int row = 0; row < length; ++row)
-    kernels.split_heads(qkv + static_cast<size_t>(row) * 3 * hidden, shape, 0, heads, rows.from(row, shape));
+    kernels.split_heads(qkv + static_cast<size_t>(row) * 3 * hidden, shape, rows.from(row, shape));
   Array<char> scratch(kernels.attention_bytes(shape, length));
   for (int head = 0; head < heads; ++head)
     kernels.attention(AttentionTask{rows, length, head, context, hidden}, shape, scratch.data());

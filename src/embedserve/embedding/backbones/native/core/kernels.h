@@ -67,8 +67,8 @@ struct Kernels {
   // out = word + position + type, word given as Q4_0 blocks or (blocks null) as fp32.
   void (*embed)(const uint8_t* blocks, const float* word, const float* position, const float* type, int n,
                 float* out);
-  // From one row [q | k | v] of the linear layer to what attention reads, for some of the heads.
-  void (*split_heads)(const float* qkv, const Shape& shape, int head_begin, int head_end, const HeadRows& to);
+  // From one row [q | k | v] of the linear layer to what attention reads.
+  void (*split_heads)(const float* qkv, const Shape& shape, const HeadRows& to);
   // `scratch` holds attention_bytes(shape, length), 64-byte aligned.
   void (*attention)(const AttentionTask& task, const Shape& shape, char* scratch);
   size_t (*attention_bytes)(const Shape& shape, int length);

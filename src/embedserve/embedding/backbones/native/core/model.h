@@ -30,43 +30,45 @@ class Model {
   size_t bytes() const;
 
  private:
-  // States of the tokens under way; shared by the members that work on them.
+  // States of the tokens under way; shared by the threads that work on them.
   struct States {
     Array<float> x, v, context, q_scale, k_scale;
     Array<uint8_t> q;
     Array<int8_t> k;
-    Array<float> qkv, mid;  // only where members share a layer's outputs
     HeadRows rows() { return {q.data(), k.data(), q_scale.data(), k_scale.data(), v.data()}; }
     size_t bytes() const {
-      return x.bytes() + v.bytes() + context.bytes() + q_scale.bytes() + k_scale.bytes() + q.bytes() + k.bytes() + qkv.bytes() + mid.bytes();
+      return x.bytes() + v.bytes() + context.bytes() + q_scale.bytes() + k_scale.bytes() + q.bytes() + k.bytes();
     }
   };
-  // What a member keeps for itself.
+  // What a thread keeps for itself.
   struct Scratch {
-    Array<float> x, mid;
+    Array<float> mid;  // outputs of one layer for a block of rows
     Array<uint8_t> bytes_in;
     Array<RowScale> scales;
     Array<char> attention;
-    size_t bytes() const { return x.bytes() + mid.bytes() + bytes_in.bytes() + scales.bytes() + attention.bytes(); }
+    size_t bytes() const { return mid.bytes() + bytes_in.bytes() + scales.bytes() + attention.bytes(); }
   };
   // Consecutive entries of `order`, run through the network together.
   struct Piece {
     const Batch* batch;
     std::vector<int> sequences;  // which of the batch
     std::vector<int> starts;     // their first rows in the states, and the number of rows
+    int longest = 0;             // sequence
     int rows() const { return starts.back(); }
   };
 
   Piece make_piece(const Batch& batch, const int* sequences, int count) const;
-  void prepare(States& states, const Piece& piece, bool by_panels) const;
-  void walk_rows(const Piece& piece, States& states, Scratch& own, const Member& member) const;
-  void walk_panels(const Piece& piece, States& states, Scratch& own, const Member& member) const;
-  void embed(const Piece& piece, float* x, int begin, int end) const;
+  void prepare(States& states, const Piece& piece) const;
+  // Alone, or (on the calling thread, rank 0) with all threads together.
+  void walk(const Piece& piece, States& states, int rank, bool together);
+  void embed(const Piece& piece, States& states, int begin, int end) const;
+  void begin_layer(const Layer& layer, States& states, Scratch& own, int begin, int end) const;
+  void finish_layer(const Layer& layer, States& states, Scratch& own, int begin, int end) const;
   // Items are heads times sequences, all sequences of the first head first.
-  void attend(const Piece& piece, States& states, Scratch& own, int begin, int end) const;
-  void split_heads(const float* qkv, States& states, int row, int rows, int head_begin, int head_end) const;
-  void pool(const Piece& piece, const float* x, int begin, int end) const;
+  void attend(const Piece& piece, States& states, Scratch& own, int item) const;
+  void pool(const Piece& piece, const float* x) const;
   Activations quantise(const float* x, int stride, int rows, const Linear& linear, Scratch& own) const;
+  void multiply(const Activations& in, const Linear& linear, Epilogue epilogue, const float* residual, float* out, int stride) const;
   void normalise(const float* x, const Norm& norm, int rows, float* out) const;
 
   Weights weights_;

@@ -65,9 +65,9 @@ void embed(const uint8_t* blocks, const float* word, const float* position, cons
   timed->embed(blocks, word, position, type, n, out);
 }
 
-void split_heads(const float* qkv, const Shape& shape, int head_begin, int head_end, const HeadRows& to) {
+void split_heads(const float* qkv, const Shape& shape, const HeadRows& to) {
   const Stopwatch watch{kSplit};
-  timed->split_heads(qkv, shape, head_begin, head_end, to);
+  timed->split_heads(qkv, shape, to);
 }
 
 void attention(const AttentionTask& task, const Shape& shape, char* scratch) {

@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+
 namespace embedserve {
 namespace {
 
@@ -14,8 +16,7 @@ inline void pause() {
 }
 
 constexpr int kSpins = 4000;       // about 50 us on x86: longer than any wait between two stages
-constexpr int kIdleSpins = 2000;   // a worker that has just finished expects more
-constexpr int kPatience = 3000;    // longer than a sleeping thread needs to wake on an idle core
+constexpr int kIdleSpins = 4000;   // a worker that has just finished expects more
 
 inline void pause_or_yield(int spins) {
   if (spins < kSpins) pause();
@@ -38,12 +39,10 @@ void Barrier::wait() {
 // has to be running, does all of it. So a core that others keep busy slows a batch, but never holds it up.
 struct Team::Shared {
   static constexpr uint64_t kRound = uint64_t{1} << 32, kClosed = uint64_t{1} << 31;
-  enum Word { kWait, kGo, kDismissed };
 
   std::mutex mutex;
   std::condition_variable wake;
   std::atomic<uint64_t> door{kClosed};  // rounds * kRound + kClosed or not + how many have joined this round
-  std::atomic<int> word{kWait};         // what those who have joined do
   std::atomic<int> finished{0};
   std::atomic<bool> stop{false};
   const std::function<void(int)>* task = nullptr;
@@ -51,12 +50,11 @@ struct Team::Shared {
 
   static int joined(uint64_t door) { return static_cast<int>(door & (kClosed - 1)); }
 
-  void open(const std::function<void(int)>& offered, Word first) {
+  void open(const std::function<void(int)>& offered) {
     {
       std::lock_guard<std::mutex> lock(mutex);
       task = &offered;
       finished.store(0, std::memory_order_relaxed);
-      word.store(first, std::memory_order_relaxed);
       door.store((door.load(std::memory_order_relaxed) / kRound + 1) * kRound, std::memory_order_release);
     }
     wake.notify_all();
@@ -81,8 +79,7 @@ struct Team::Shared {
       seen = state / kRound;
       while (!(state & kClosed) && state / kRound == seen)
         if (door.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel)) {
-          for (int spins = 0; word.load(std::memory_order_acquire) == kWait; ++spins) pause_or_yield(spins);
-          if (word.load(std::memory_order_acquire) == kGo) (*task)(rank);
+          (*task)(rank);
           finished.fetch_add(1, std::memory_order_acq_rel);
           break;
         }
@@ -121,23 +118,16 @@ Team::Shared& Team::shared() {
 void Team::run(const std::function<void(int)>& task) {
   if (size_ == 1) return task(0);
   Shared& team = shared();
-  team.open(task, Shared::kGo);
+  team.open(task);
   task(0);
   team.close();
 }
 
-bool Team::run_together(const std::function<void(int)>& task) {
-  if (size_ == 1) return task(0), true;
-  Shared& team = shared();
-  team.open(task, Shared::kWait);
-  const auto complete = [&] { return Shared::joined(team.door.load(std::memory_order_acquire)) == size_ - 1; };
-  for (int spins = 0; spins < kPatience && !complete(); ++spins) pause();
-  const uint64_t last = team.door.fetch_or(Shared::kClosed, std::memory_order_acq_rel);
-  const bool all = Shared::joined(last) == size_ - 1;
-  team.word.store(all ? Shared::kGo : Shared::kDismissed, std::memory_order_release);
-  if (all) task(0);
-  team.close();
-  return all;
+void Team::share(int count, int chunk, const std::function<void(int, int, int)>& work) {
+  std::atomic<int> next{0};
+  run([&](int rank) {
+    for (int begin; (begin = next.fetch_add(chunk)) < count;) work(begin, std::min(begin + chunk, count), rank);
+  });
 }
 
 }  // namespace embedserve

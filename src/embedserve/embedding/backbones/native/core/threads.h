@@ -42,9 +42,9 @@ class Team {
   // Runs task(0) on the calling thread and task(rank) on those others that come before it returns: work that is
   // claimed piece by piece, or that meets at a barrier of size(). After fork() the child starts threads of its own.
   void run(const std::function<void(int)>& task);
-  // Runs task(rank) for every rank at once, or for none (and says so) if not all threads come soon: for work so
-  // short that waiting for one of them would cost more than it saves.
-  bool run_together(const std::function<void(int)>& task);
+  // Runs work(begin, end, rank) on `count` items, `chunk` at a time, each taken by whichever thread is free: the caller
+  // takes all that no other has taken.
+  void share(int count, int chunk, const std::function<void(int begin, int end, int rank)>& work);
 
  private:
   struct Shared;
