@@ -9,10 +9,12 @@ Three rules, from the outside in:
 * *Requests* of one owner go by the virtual time at which their next quantum would end if all of them ran
   side by side (weighted fair queueing). A short request ends early in virtual time and overtakes a long
   one; inside its quantum a request is not interrupted by its equals, so requests of one size run first
-  come, first served instead of all ending together. One part in 32 of the work at least goes to the
-  request that came first, so that even a flood of short ones cannot keep a long one from its end.
+  come, first served instead of all ending together. Queries go before all of these: with whole quanta
+  many requests are always behind their share, and a query would wait until each had caught up. One part
+  in 32 of the work at least goes to the request that came first, so that even a flood of short ones
+  cannot keep a long one from its end.
 
-A *query* is an interactive request of at most an eighth of a chunk. What runs in the chunk that answers it is
+A *query* is an interactive request of at most a quarter of a chunk. What runs in the chunk that answers it is
 part of its wait, as is what it finds running:
 
 * A chunk with queries takes along other work for a quarter of its budget only.
@@ -36,7 +38,7 @@ from typing import Final, Generic, Literal, TypeVar
 Lane = Literal["interactive", "bulk"]
 T = TypeVar("T")
 
-QUERY_SHARE: Final = 8
+QUERY_SHARE: Final = 4
 """A request of at most one part in this many of a chunk's budget is a query."""
 COMPANY_SHARE: Final = 4
 """A chunk with queries holds other work only as long as it is below one part in this many of its budget."""
@@ -112,7 +114,7 @@ class OwnerQueue(Generic[T]):
     def __init__(self, served: float) -> None:
         self.served = served
         self.time = VirtualTime()
-        self._heap: list[tuple[float, float, int, Request[T]]] = []
+        self._heap: list[tuple[bool, float, float, int, Request[T]]] = []
         self._arrivals: deque[Request[T]] = deque()
         self._passed_over = 0.0
         """Cost that ran before the eldest request since it was last served."""
@@ -134,8 +136,8 @@ class OwnerQueue(Generic[T]):
         eldest = arrivals[0].next_unit()
         if eldest and self._passed_over >= (ELDEST_SHARE - 1) * eldest.cost:
             return eldest
-        while not (unit := heap[0][3].next_unit()) or heap[0][0] < heap[0][3].quantum_end(quantum):
-            _, _, order, request = heappop(heap)
+        while not (unit := heap[0][-1].next_unit()) or heap[0][1] < heap[0][-1].quantum_end(quantum):
+            *_, order, request = heappop(heap)
             if unit:  # it was served as the eldest meanwhile
                 self._push(request, order, quantum)
         return unit
@@ -150,12 +152,12 @@ class OwnerQueue(Generic[T]):
             request = eldest
             self._passed_over = max(0.0, self._passed_over - ELDEST_SHARE * unit.cost)
         else:
-            request = self._heap[0][3]
+            request = self._heap[0][-1]
             self._passed_over += unit.cost
         request.queue.popleft()
         request.served += unit.cost
-        if self._heap[0][3] is request:
-            _, _, order, _ = heappop(self._heap)
+        if self._heap[0][-1] is request:
+            *_, order, _ = heappop(self._heap)
             if request.queue:
                 self._push(request, order, quantum)
         return unit
@@ -163,7 +165,7 @@ class OwnerQueue(Generic[T]):
     def _push(self, request: Request[T], order: int, quantum: float) -> None:
         # Between equals the one with less left goes first: it was started, or it is shorter.
         left = request.total - request.served
-        heappush(self._heap, (request.quantum_end(quantum), left, order, request))
+        heappush(self._heap, (not request.query, request.quantum_end(quantum), left, order, request))
 
 
 class LaneQueue(Generic[T]):
