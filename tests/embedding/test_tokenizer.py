@@ -17,20 +17,6 @@ WEIGHTS = BundledWeights()
 PLAIN = UnigramTokenizer(WEIGHTS)
 
 
-@pytest.fixture(scope="module")
-def library():  # type: ignore[no-untyped-def]
-    """The same vocabulary in Hugging Face's implementation; it takes words as the normaliser cuts them."""
-    tokenizers = pytest.importorskip("tokenizers")
-    vocabulary = [
-        # A control symbol that could match text would be wrong in both, so it is put out of reach here.
-        (piece if score else f"\ue000control{i}", float(score))
-        for i, (piece, score) in enumerate(zip(WEIGHTS.pieces, WEIGHTS.piece_scores, strict=True))
-    ]
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.Unigram(vocabulary, unk_id=3, byte_fallback=False))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="always")
-    return tokenizer
-
-
 SENTENCES = [
     "The quality of the clothes is excellent",
     "风急天高猿啸哀，渚清沙白鸟飞回",

@@ -1,6 +1,5 @@
 """``embedserve eval`` as a person runs it, and the mteb wrapper, on the bundled model."""
 
-import json
 import subprocess
 import sys
 
@@ -9,28 +8,6 @@ import pytest
 
 from embedserve.evaluation.mteb import MtebModel
 from embedserve.evaluation.report import Run
-
-
-@pytest.fixture
-def suite(tmp_path):
-    folder = tmp_path / "suite" / "ret_small"
-    folder.mkdir(parents=True)
-    (folder / "meta.json").write_text('{"type": "retrieval", "metric": "ndcg@10"}')
-    texts = [
-        "Bread rises because yeast makes gas.",
-        "The moon moves the tides.",
-        "Cats sleep most of the day.",
-    ]
-    asked = ["why does dough grow", "what causes tides", "how long do cats sleep"]
-    corpus = [{"id": f"d{i}", "text": text, "pool": "p"} for i, text in enumerate(texts)]
-    queries = [
-        {"id": f"q{i}", "text": text, "pool": "p", "subset": "en", "lang": "en"}
-        for i, text in enumerate(asked)
-    ]
-    for name, rows in (("corpus", corpus), ("queries", queries)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "qrels.tsv").write_text("q0\td0\t1\nq1\td1\t1\nq2\td2\t1\n")
-    return tmp_path / "suite"
 
 
 def test_eval_measures_and_compares(suite, tmp_path):

@@ -101,7 +101,7 @@ class Scheduler:
             max_chunk=chunk_tokens,
         )
         # A quantum of several windows: with less, whoever waits for a turn of a whole window falls behind
-        # virtual time, and queries that come then would have to let all of those go first.
+        # virtual time, and what is short but no query would have to let all of those go first.
         longest = window_cost(backbone.window_size, backbone.hidden_size)
         self._batcher: Batcher[Window] = Batcher(
             budget=self._pace.chunk,

@@ -34,16 +34,6 @@ except NativeUnavailable as error:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_qwen3(tmp_path_factory.mktemp("qwen3"), shard="200KB")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(folder: Path) -> HubTokenizer:
-    return HubTokenizer(folder, RECIPE.end_token)
-
-
-@pytest.fixture(scope="module")
 def prefix(tokenizer: HubTokenizer) -> Prefix:
     return find_prefix(tokenizer.encode)
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.embedding.checkpoints import write_qwen3
 
 from embedserve.embedding.backbones import torch_packing
 from embedserve.embedding.backbones.base import Floats, Window
@@ -35,16 +34,6 @@ TEXTS = [
     "x",
     "Gravity is a force that attracts two bodies towards each other.",
 ]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_qwen3(tmp_path_factory.mktemp("qwen3"), shard="200KB")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(folder: Path) -> HubTokenizer:
-    return HubTokenizer(folder, RECIPE.end_token)
 
 
 @pytest.fixture(scope="module")

@@ -66,18 +66,6 @@ def native(weights: BundledWeights) -> NativeTokenizer:
         pytest.skip(str(error))
 
 
-@pytest.fixture(scope="module")
-def library(weights: BundledWeights) -> Any:
-    vocabulary = [
-        # A control symbol that could match text would be wrong in both, so it is put out of reach here.
-        (piece if score else f"\ue000control{i}", float(score))
-        for i, (piece, score) in enumerate(zip(weights.pieces, weights.piece_scores, strict=True))
-    ]
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.Unigram(vocabulary, unk_id=3, byte_fallback=False))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="always")
-    return tokenizer
-
-
 @pytest.mark.parametrize("text", SENTENCES)
 def test_same_ids_in_every_language(text: str, native: NativeTokenizer, library: Any) -> None:
     """From the text on: the library normalises by itself (NFKC is what the vocabulary's rules are here)."""

@@ -15,8 +15,9 @@ inline void pause() {
 #endif
 }
 
-constexpr int kSpins = 4000;       // about 50 us on x86: longer than any wait between two stages
-constexpr int kIdleSpins = 4000;   // a worker that has just finished expects more
+// 50 to 200 us, by the generation of an x86: longer than most waits between two stages, for a barrier, for the others'
+// last block, and for a worker that has just finished and expects more.
+constexpr int kSpins = 4000;
 
 inline void pause_or_yield(int spins) {
   if (spins < kSpins) pause();
@@ -69,7 +70,7 @@ struct Team::Shared {
   void serve(int rank) {
     for (uint64_t seen = 0;;) {
       const auto offered = [&] { return door.load(std::memory_order_acquire) / kRound != seen; };
-      for (int spins = 0; spins < kIdleSpins && !offered() && !stop.load(); ++spins) pause();
+      for (int spins = 0; spins < kSpins && !offered() && !stop.load(); ++spins) pause();
       {
         std::unique_lock<std::mutex> lock(mutex);
         wake.wait(lock, [&] { return stop.load() || offered(); });
