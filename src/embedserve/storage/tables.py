@@ -151,6 +151,11 @@ jobs = Table(
     Column("error_file_id", String(64)),
     Column("owner", String(64)),
     Column("lease_until", Float),
+    Column("attempts", Integer, nullable=False, server_default=sql("0")),
+    Column("not_before", Float, nullable=False, server_default=sql("0")),
+    Column("input_bytes", BigInteger, nullable=False, server_default=sql("0")),
+    Column("fetched_at", Float),
+    Column("callback_at", Float, nullable=False, server_default=sql("0")),
     comment="Batches and asynchronous tasks; a worker leases one to check it, then its chunks to run",
 )
 
@@ -171,7 +176,17 @@ job_chunks = Table(
     Column("error_bytes", BigInteger, nullable=False, server_default=sql("0")),
     Column("owner", String(64)),
     Column("lease_until", Float),
+    Column("attempts", Integer, nullable=False, server_default=sql("0")),
     comment="Consecutive lines of a job's input; done is set in the transaction that bills them",
 )
 
 open_chunks = Index("ix_job_chunks_open", job_chunks.c.job_id, job_chunks.c.done, job_chunks.c.number)
+
+job_turns = Table(
+    "job_turns",
+    metadata,
+    Column("workspace", String(64), primary_key=True),
+    Column("checked_at", Float, nullable=False, server_default=sql("0")),
+    Column("served_at", Float, nullable=False, server_default=sql("0")),
+    comment="When a workspace last had its turn: whose jobs have waited longest comes next",
+)
