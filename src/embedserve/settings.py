@@ -82,6 +82,11 @@ class Settings(BaseSettings):
     redis_timeout: float = Field(
         0.25, gt=0, le=10, description="Seconds that Redis may take before a server counts by itself."
     )
+    max_workspaces: int = Field(
+        10_000,
+        ge=1,
+        description="Workspaces that a key of any workspace (`*`) may name a day, on each server.",
+    )
     ledger_days: float = Field(
         7, gt=0, description="How long single requests stay in the ledger; sums by day stay for good."
     )

@@ -66,7 +66,7 @@ def test_days_are_utc_and_a_clock_that_jumps_only_moves_the_day(database: Databa
 
 def test_concurrent_requests_share_commits_and_every_one_is_durable_when_told(database: Database) -> None:
     groups: list[int] = []
-    ledger = Ledger(database, on_commit=lambda charges: groups.append(len(charges)))
+    ledger = Ledger(database, on_commit=lambda booking: groups.append(len(booking.charges)))
 
     async def scenario() -> None:
         ledger.start()

@@ -36,7 +36,7 @@ def test_a_budget_is_spent_to_the_last_and_never_exceeded(tmp_path: Path) -> Non
         accounts = open_accounts(tmp_path)
         await accounts.start()
         _, secret = accounts.create_key(budget=0.05)  # 100 requests of 1,000 tokens at 0.0005 a thousand
-        caller = accounts.authenticate(secret)
+        caller = await accounts.authenticate(secret)
         told = await asyncio.gather(*(work(accounts, caller, 1000) for _ in range(200)))
         assert told.count("ok") == 100
         assert told.count("Arrearage") == 100
@@ -51,11 +51,11 @@ def test_a_budget_outlives_a_restart_and_batch_work_costs_half(tmp_path: Path) -
         accounts = open_accounts(tmp_path)
         await accounts.start()
         record, secret = accounts.create_key(budget=0.001)
-        assert await work(accounts, accounts.authenticate(secret), 1000) == "ok"
+        assert await work(accounts, await accounts.authenticate(secret), 1000) == "ok"
         await accounts.close()
         accounts = open_accounts(tmp_path)
         await accounts.start()
-        caller = accounts.authenticate(secret)
+        caller = await accounts.authenticate(secret)
         assert await work(accounts, caller, 2001, door="batch") == "Arrearage"
         assert await work(accounts, caller, 2000, door="batch") == "ok"
         assert await work(accounts, caller, 1) == "Arrearage"
@@ -71,7 +71,7 @@ def test_failed_work_costs_nothing(tmp_path: Path) -> None:
         accounts = open_accounts(tmp_path)
         await accounts.start()
         _, secret = accounts.create_key(budget=0.0005, rpm=1, tpm=1000)
-        caller = accounts.authenticate(secret)
+        caller = await accounts.authenticate(secret)
         for _ in range(5):
             reservation = await accounts.admit(caller, V4, 1000)
             await accounts.release(reservation)
@@ -91,7 +91,7 @@ def test_the_free_tier_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     async def scenario() -> None:
         accounts = open_accounts(tmp_path, plan)
         await accounts.start()
-        caller = accounts.authenticate("sk-tests")
+        caller = await accounts.authenticate("sk-tests")
         told = await asyncio.gather(*(work(accounts, caller, 100) for _ in range(25)))
         assert told.count("ok") == 10
         assert set(told) == {"ok", "AllocationQuota.FreeTierOnly"}
@@ -108,7 +108,7 @@ def test_free_tokens_end_with_their_validity(tmp_path: Path, monkeypatch: pytest
     async def scenario() -> None:
         accounts = open_accounts(tmp_path, "[free_quota]\nonly = true\n")
         await accounts.start()
-        caller = accounts.authenticate("sk-tests")
+        caller = await accounts.authenticate("sk-tests")
         assert await work(accounts, caller, 10) == "ok"
         now = time.time()
         monkeypatch.setattr("embedserve.accounts.spending.time.time", lambda: now + 89 * 86400)
@@ -127,9 +127,9 @@ def test_what_other_nodes_spend_is_seen_within_a_second(tmp_path: Path, database
         await two.start()
         _, secret = one.create_key(budget=0.001)
         await asyncio.sleep(0.9)
-        assert await work(one, one.authenticate(secret), 2000) == "ok"
+        assert await work(one, await one.authenticate(secret), 2000) == "ok"
         await asyncio.sleep(0.9)
-        assert await work(two, two.authenticate(secret), 1) == "Arrearage"
+        assert await work(two, await two.authenticate(secret), 1) == "Arrearage"
         await one.close()
         await two.close()
 

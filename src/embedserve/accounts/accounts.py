@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from sqlalchemy.exc import SQLAlchemyError
-
+from embedserve.accounts.bounds import ANY_WORKSPACE
 from embedserve.accounts.caller import Caller
-from embedserve.accounts.charges import Charge, Door
-from embedserve.accounts.errors import key_ended, model_denied, too_many_requests, too_many_tokens
-from embedserve.accounts.keys import ANY_WORKSPACE, KeyRecord, KeyStore, KeyView
+from embedserve.accounts.charges import Booking, Charge, Door
+from embedserve.accounts.errors import (
+    key_ended,
+    key_unchecked,
+    missing_key,
+    model_denied,
+    too_many_requests,
+    too_many_tokens,
+    wrong_key,
+)
+from embedserve.accounts.keys import KeyChanges, KeyRecord, KeyStore, read_keys, read_stamp
 from embedserve.accounts.ledger import Ledger
 from embedserve.accounts.limits import Demand, Limiter, MemoryLimiter, Refusal, Ticket, demand
 from embedserve.accounts.plan import Limits, Plan, RateLimit
 from embedserve.accounts.spending import Spending
+from embedserve.accounts.tally import Tally, Workspaces
+from embedserve.accounts.view import KeyView, call_by, choose_workspace
+from embedserve.accounts.watch import Watch
 from embedserve.catalogue import PUBLISHED_CALL_RATES
 from embedserve.errors import EmbedserveError
 from embedserve.settings import Settings
 from embedserve.storage.database import Database
 
 log = logging.getLogger("embedserve.accounts")
-
-LOOK = 0.4
-"""Seconds between looks at what other processes changed: a revocation holds everywhere within a second."""
 
 
 @dataclass(slots=True)
@@ -58,7 +64,15 @@ class Accounts:
     for changes. The command line uses ``keys`` and ``database`` without starting anything.
     """
 
-    def __init__(self, database: Database, plan: Plan, limiter: Limiter, *, keep_days: float = 7) -> None:
+    def __init__(
+        self,
+        database: Database,
+        plan: Plan,
+        limiter: Limiter,
+        *,
+        keep_days: float = 7,
+        max_workspaces: int = 10_000,
+    ) -> None:
         self.database = database
         self.plan = plan
         self.keys = KeyStore(database)
@@ -72,15 +86,15 @@ class Accounts:
         )
         self.new_secret: str | None = None
         """A key made just now; printed once, not kept."""
-        self.totals: dict[tuple[str, str, str, str], list[int]] = {}
-        """(key, workspace, model, door) -> [requests, tokens] since this process began, for metrics."""
+        self.totals = Tally()
+        """Of this process, for metrics."""
         self.refused: dict[str, int] = {}
         """native error code -> how often ``admit`` raised it, for metrics"""
         self._view = KeyView()
         self._limits_everyone = plan.limits != Limits(per_second=plan.limits.per_second)
         self._limiter = limiter
-        self._end = threading.Event()
-        self._watcher: threading.Thread | None = None
+        self._workspaces = Workspaces(max_workspaces)
+        self._watch = Watch(self.refresh)
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -101,7 +115,13 @@ class Accounts:
         database = Database.open(
             settings.data_dir, url, timeout=settings.database_timeout, sync=settings.database_sync
         )
-        accounts = cls(database, plan, limiter, keep_days=settings.ledger_days)
+        accounts = cls(
+            database,
+            plan,
+            limiter,
+            keep_days=settings.ledger_days,
+            max_workspaces=settings.max_workspaces,
+        )
         if settings.api_key:
             secret = settings.api_key.get_secret_value().strip()  # env files may end lines with a CR
             if accounts.keys.adopt(secret).revoked_at is not None:
@@ -115,29 +135,35 @@ class Accounts:
         """Begin background work."""
         self.database.start()
         self.ledger.start()
-        if self._watcher is None:
-            self._watcher = threading.Thread(target=self._watch, name="embedserve-accounts", daemon=True)
-            self._watcher.start()
+        self._watch.start()
 
     async def close(self) -> None:
         """Write what is queued, then end background work."""
-        self._end.set()
         await asyncio.to_thread(self.ledger.close)
-        if self._watcher is not None:
-            await asyncio.to_thread(self._watcher.join, self.database.timeout)
+        await asyncio.to_thread(self._watch.close, self.database.timeout)
         await self._limiter.close()
         self.database.close()
 
-    def authenticate(self, secret: str | None, workspace: str | None = None) -> Caller:
-        """The caller with this key, from memory.
+    async def authenticate(self, secret: str | None, workspace: str | None = None) -> Caller:
+        """The caller with this key: from memory, and before it is refused from the database.
 
         Args:
             workspace: as named by the request.
 
         Raises:
-            EmbedserveError: 401 for the key; 401 or 404 for the workspace.
+            EmbedserveError: 401 for the key; 401 or 404 for the workspace; 503 if the key is not known here
+                and the database does not answer.
         """
-        return self._view.authenticate(secret, workspace)
+        if not secret:
+            raise missing_key()
+        record = self._view.find_secret(secret)
+        if record is None:
+            if not await self._watch.fresh():
+                raise key_unchecked()
+            record = self._view.find_secret(secret)
+        if record is None:
+            raise wrong_key()
+        return call_by(record, choose_workspace(record.workspace, workspace))
 
     def find_caller(self, key_id: str, workspace: str) -> Caller:
         """The caller who put work in earlier, as the key is now. Blocks if the key is not in memory.
@@ -173,7 +199,7 @@ class Accounts:
             request_id: unique; the id that the reply carries.
 
         Raises:
-            EmbedserveError: 403 (model, free tier), 400 (budget) or 429 (rate limits).
+            EmbedserveError: 403 (model, free tier, workspaces), 400 (budget) or 429 (rate limits).
         """
         try:
             return await self._admit(caller, model, tokens, request_id or str(uuid.uuid4()), door)
@@ -186,6 +212,7 @@ class Accounts:
     ) -> Reservation:
         if caller.models is not None and model not in caller.models:
             raise model_denied()
+        self._workspaces.enter(caller.key_id, caller.workspace)
         reservation = Reservation(caller, model, tokens, request_id, door)
         if caller.budget is not None or self.plan.free_quota.only:
             self.spending.hold(request_id, caller.key_id, caller.budget, model, tokens, door)
@@ -211,8 +238,9 @@ class Accounts:
             call: a name in ``PUBLISHED_CALL_RATES``.
 
         Raises:
-            EmbedserveError: 429.
+            EmbedserveError: 429, or 403 (workspaces).
         """
+        self._workspaces.enter(caller.key_id, caller.workspace)
         if not self.plan.limits.published:
             return
         name, (per_minute, per_second) = f"workspace:{caller.workspace}:{call}", PUBLISHED_CALL_RATES[call]
@@ -245,8 +273,11 @@ class Accounts:
         )
         try:
             await self.ledger.record(charge)
-        finally:
+        except BaseException:
             self._let_go(reservation)
+            await self._give_back(reservation)
+            raise
+        self._let_go(reservation)
         if reservation.ticket and tokens != reservation.tokens:
             spare = reservation.tokens - tokens
             amounts = [(d, spare) for d in reservation.ticket.demands if d.unit == "tokens"]
@@ -259,8 +290,11 @@ class Accounts:
             return
         reservation.closed = True
         self._let_go(reservation)
-        if reservation.ticket:
-            ticket = reservation.ticket
+        await self._give_back(reservation)
+
+    async def _give_back(self, reservation: Reservation) -> None:
+        """What the rate limits took for work that is not billed."""
+        if ticket := reservation.ticket:
             await self._limiter.give(ticket, [(d, d.cost) for d in ticket.demands])
 
     def create_key(
@@ -281,6 +315,12 @@ class Accounts:
         self.refresh()
         return made
 
+    def update_key(self, key_id: str, changes: KeyChanges) -> KeyRecord:
+        """Change what a key may do: here at once, on other nodes within a second. Blocks."""
+        record = self.keys.update(key_id, changes)
+        self.refresh()
+        return record
+
     def revoke_key(self, key_id: str) -> KeyRecord:
         """End a key for good: here at once, on other nodes within a second. Blocks."""
         record = self.keys.revoke(key_id)
@@ -295,25 +335,17 @@ class Accounts:
 
     def refresh(self) -> None:
         """Read what has changed in the database, by whomever. Blocks."""
-        version = self.keys.version()
-        if version != self._view.version:
+        view, news = self._view, None
+        with self.database.read() as connection:
             # The stamp first, the keys after: a change in between is seen again at the next look.
-            self._view.replace(self.keys.list(), version)
-        if self._view.budgeted or self.plan.free_quota.only:
-            with self.spending.step, self.database.read() as connection:
-                self.spending.refresh(connection, self._view.budgeted)
-
-    def _watch(self) -> None:
-        failed = False
-        while not self._end.wait(LOOK):
-            try:
-                self.refresh()
-                failed = False
-            except SQLAlchemyError as error:
-                # The keys of the last look stay in force; without a ledger nothing is answered anyway.
-                if not failed:
-                    log.warning("the database does not answer (%s)", type(error).__name__)
-                failed = True
+            version = read_stamp(connection)
+            records = read_keys(connection, view.version) if version != view.version else []
+            if self.plan.free_quota.only or view.budgeted or any(r.budget is not None for r in records):
+                news = self.spending.read(connection)
+        if news:  # before the keys: no budget is in force without what was spent of it
+            self.spending.refresh(*news)
+        if records or version != view.version:
+            view.merge(records, version)
 
     def _demands(self, caller: Caller, model: str, tokens: int) -> list[Demand]:
         limits = self.plan.limits
@@ -335,13 +367,10 @@ class Accounts:
             reservation.held = False
             self.spending.let_go(reservation.request_id)
 
-    def count(self, charges: Sequence[Charge]) -> None:
+    def count(self, booking: Booking) -> None:
         """Note what was just committed; the caller holds ``spending.step`` since before the commit."""
-        self.spending.add(charges)
-        for c in charges:
-            total = self.totals.setdefault((c.key_id, c.workspace, c.model, c.door), [0, 0])
-            total[0] += 1
-            total[1] += c.tokens
+        self.spending.add(booking)
+        self.totals.add(booking.charges)
 
 
 def _scope(kind: str, name: str, limit: RateLimit) -> tuple[str, int | None, int | None]:

@@ -1,4 +1,4 @@
-"""Charges: one row an answered request, and its share in the sums of the day.
+"""Charges: one row an answered request, and its share in the sums of the day and in the totals of its key.
 
 Everything here works inside the caller's write transaction; batch jobs use it to bill and to checkpoint in
 one step.
@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from embedserve.accounts.totals import Total, raise_totals
 from embedserve.storage.database import upsert
 from embedserve.storage.tables import free_quota, usage_daily, usage_requests
 
@@ -45,12 +46,20 @@ class Charge:
         return datetime.fromtimestamp(self.at, UTC).date()
 
 
-def write_charges(connection: sa.Connection, charges: Iterable[Charge]) -> list[Charge]:
-    """Write charges in the caller's write transaction; those that were new."""
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """What one transaction wrote: the charges that were new, and the totals of their keys after them."""
+
+    charges: Sequence[Charge] = ()
+    totals: Sequence[Total] = ()
+
+
+def write_charges(connection: sa.Connection, charges: Iterable[Charge]) -> Booking:
+    """Write charges in the caller's write transaction."""
     # In one order everywhere, so that two nodes can never wait for one another.
     ordered = sorted({charge.request_id: charge for charge in charges}.values(), key=lambda c: c.request_id)
     if not ordered:
-        return []
+        return Booking()
     dialect = connection.dialect.name
     rows = connection.execute(
         _insert_requests(dialect),
@@ -70,15 +79,15 @@ def write_charges(connection: sa.Connection, charges: Iterable[Charge]) -> list[
     )
     written = set(rows.scalars())
     new = [charge for charge in ordered if charge.request_id in written]
-    _add_to_days(connection, [(c.day, c.key_id, c.workspace, c.model, c.door, 1, c.tokens) for c in new])
-    return new
+    entries = [(c.day, c.key_id, c.workspace, c.model, c.door, 1, c.tokens) for c in new]
+    return Booking(new, _add_to_sums(connection, entries))
 
 
 class SeenBeforeError(Exception):
     """A charge that was thought to be new is in the ledger already: roll back and use ``write_charges``."""
 
 
-def write_fresh_charges(connection: sa.Connection, charges: Sequence[Charge]) -> None:
+def write_fresh_charges(connection: sa.Connection, charges: Sequence[Charge]) -> Booking:
     """Write charges that are new as far as anybody knows: half the work of :func:`write_charges`.
 
     The statements are the same, rendered once and handed to the driver: on the path of every request,
@@ -100,6 +109,10 @@ def write_fresh_charges(connection: sa.Connection, charges: Sequence[Charge]) ->
         total[1] += tokens
     days = [(*key, *sums[key]) for key in sorted(sums)]
     _execute(connection, _render(dialect, _raise_days(dialect.name)), (*DAY_KEY, "requests", "tokens"), days)
+    totals: dict[tuple[str, str, str], int] = {}
+    for _, key_id, _, model, door, _, tokens in days:
+        totals[key_id, model, door] = totals.get((key_id, model, door), 0) + tokens
+    return Booking(charges, raise_totals(connection, totals))
 
 
 def _execute(
@@ -129,8 +142,8 @@ def _render(dialect: sa.Dialect, statement: Any) -> str:
     return str(compiled)
 
 
-def reverse_charges(connection: sa.Connection, request_ids: Iterable[str]) -> None:
-    """Take back charges whose replies were never sent; unknown ids are no error."""
+def reverse_charges(connection: sa.Connection, request_ids: Iterable[str]) -> list[Total]:
+    """Take back charges whose replies were never sent; unknown ids are no error. The totals after it."""
     columns = usage_requests.c
     rows = connection.execute(
         sa.delete(usage_requests)
@@ -139,7 +152,7 @@ def reverse_charges(connection: sa.Connection, request_ids: Iterable[str]) -> No
             columns.day, columns.key_id, columns.workspace, columns.model, columns.door, columns.tokens
         )
     ).all()
-    _add_to_days(connection, [(*row[:5], -1, -row[5]) for row in rows])
+    return _add_to_sums(connection, [(*row[:5], -1, -row[5]) for row in rows])
 
 
 @cache
@@ -160,16 +173,19 @@ def _raise_days(dialect: str) -> Any:
     )
 
 
-def _add_to_days(
+def _add_to_sums(
     connection: sa.Connection, entries: Sequence[tuple[date, str, str, str, str, int, int]]
-) -> None:
+) -> list[Total]:
+    """Raise the sums of the days and the totals of the keys; the totals as they are then."""
     sums: dict[tuple[date, str, str, str, str], list[int]] = {}
-    for *key, requests, tokens in entries:
-        total = sums.setdefault(tuple(key), [0, 0])  # type: ignore[arg-type]
+    totals: dict[tuple[str, str, str], int] = {}
+    for day, key_id, workspace, model, door, requests, tokens in entries:
+        total = sums.setdefault((day, key_id, workspace, model, door), [0, 0])
         total[0] += requests
         total[1] += tokens
+        totals[key_id, model, door] = totals.get((key_id, model, door), 0) + tokens
     if not sums:
-        return
+        return []
     connection.execute(
         _raise_days(connection.dialect.name),
         [
@@ -177,6 +193,7 @@ def _add_to_days(
             for key in sorted(sums)
         ],
     )
+    return raise_totals(connection, totals)
 
 
 def begin_free_quota(connection: sa.Connection, first_used: dict[str, float]) -> None:

@@ -37,12 +37,34 @@ def wrong_key() -> EmbedserveError:
     )
 
 
+def key_unchecked() -> EmbedserveError:
+    """Not known here, and the database that would know does not answer: no 401, on which clients give up."""
+    return EmbedserveError(
+        "The API-key is not known to this server, and the database did not answer in time to look it up; "
+        "please try again later.",
+        status=503,
+        code="ModelServingError",
+        retry_after=1,
+    )
+
+
+def too_many_workspaces(limit: int) -> EmbedserveError:
+    """Every workspace is a row of the ledger and a label of the metrics: no key may invent them for ever."""
+    return EmbedserveError(
+        f"This key has named {limit} workspaces today, and may name no more until midnight UTC: use the "
+        "workspaces there are, or have the operator raise EMBEDSERVE_MAX_WORKSPACES.",
+        status=403,
+        code="AccessDenied",
+        openai_code="access_denied",
+    )
+
+
 def key_ended() -> EmbedserveError:
     """The key that submitted a job, when its turn comes. Who asks for the job holds another key of the same
     workspace, and may know."""
     return EmbedserveError(
-        "The API-key that submitted this job was revoked or has expired: submit it again with another key. "
-        "What was done until then is kept.",
+        "The API-key that submitted this job was revoked or paused, or has expired: submit it again with "
+        "another key. What was done until then is kept.",
         status=401,
         code="InvalidApiKey",
         openai_code="invalid_api_key",

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
-import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import sqlalchemy as sa
 
-from embedserve.accounts.caller import Caller
-from embedserve.accounts.errors import foreign_workspace, malformed_workspace, missing_key, wrong_key
+from embedserve.accounts.bounds import (
+    ANY_WORKSPACE,
+    LAST_MOMENT,
+    check_budget,
+    check_count,
+    check_expiry,
+    check_models,
+    check_name,
+    check_workspace,
+    is_key_id,
+    read_figure,
+    refuse,
+    show,
+)
 from embedserve.errors import EmbedserveError
 from embedserve.storage.database import Database
 from embedserve.storage.tables import api_keys, stamps
 
-ANY_WORKSPACE = "*"
-"""The workspace of a key that may name any; without a name its work counts under ``default``."""
-
-WORKSPACE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+MAX_GRACE = 30 * 86400
+"""Seconds for which a replaced secret may go on."""
 
 
 def hash_secret(secret: str) -> str:
@@ -42,7 +51,11 @@ def prefix_of(secret: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """A key as it is stored. Times are seconds since 1970."""
+    """A key as it is stored. Times are seconds since 1970.
+
+    Attributes:
+        changed: grows with every change of any key; which is the later of two records of one key.
+    """
 
     id: str
     name: str
@@ -58,22 +71,49 @@ class KeyRecord:
     created_at: float
     expires_at: float | None
     revoked_at: float | None
+    paused_at: float | None
+    changed: int
 
     def state(self, now: float | None = None) -> str:
-        """``active``, ``expired`` or ``revoked``"""
+        """``active``, ``paused``, ``expired`` or ``revoked``"""
         if self.revoked_at is not None:
             return "revoked"
-        expired = self.expires_at is not None and self.expires_at <= (time.time() if now is None else now)
-        return "expired" if expired else "active"
+        if self.expires_at is not None and self.expires_at <= (time.time() if now is None else now):
+            return "expired"
+        return "active" if self.paused_at is None else "paused"
+
+
+class KeyChanges(TypedDict, total=False):
+    """What may be changed of a key. Absent: stays as it is; None: no limit, no expiry, every model."""
+
+    name: str
+    models: Iterable[str] | None
+    rpm: int | None
+    tpm: int | None
+    budget: float | None
+    expires_at: float | None
+    paused: bool
 
 
 def _record(row: Mapping[str, Any]) -> KeyRecord:
-    models = None if row["models"] is None else frozenset(json.loads(row["models"]))
-    return KeyRecord(**{**row, "models": models})
+    figures = {
+        "models": None if row["models"] is None else frozenset(json.loads(row["models"])),
+        "budget": read_figure(row["budget"]),
+        "created_at": read_figure(row["created_at"], LAST_MOMENT) or 0.0,
+        **{
+            name: read_figure(row[name], LAST_MOMENT)
+            for name in ("old_until", "expires_at", "revoked_at", "paused_at")
+        },
+    }
+    return KeyRecord(**{**row, **figures})
 
 
 class KeyStore:
-    """Keys in the database. Every method blocks; every change tells the other nodes through a stamp."""
+    """Keys in the database. Every method blocks; every change tells the other nodes through a stamp.
+
+    A change takes the stamp first and holds it until it is committed, on every database: stamps grow in the
+    order of the commits, and whoever has seen one has seen every change before it.
+    """
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -102,29 +142,29 @@ class KeyStore:
         Raises:
             EmbedserveError: a value that cannot be.
         """
-        check_key(name, workspace, rpm, tpm, budget, expires_at)
-        chosen = None if models is None else sorted(set(models))
-        if chosen is not None and not chosen:
-            raise _refuse("models is empty: name at least one, or leave it out for all.")
         shown = secret if secret is not None else make_secret()
-        key_id = f"key_{secrets.token_hex(8)}"
-        values = {
-            "id": key_id,
-            "name": name,
-            "workspace": workspace,
+        values = _columns(
+            {
+                "name": name,
+                "models": models,
+                "rpm": rpm,
+                "tpm": tpm,
+                "budget": budget,
+                "expires_at": expires_at,
+            }
+        ) | {
+            "id": f"key_{secrets.token_hex(8)}",
+            "workspace": check_workspace(workspace),
             "digest": hash_secret(shown),
             "prefix": prefix_of(shown),
-            "models": None if chosen is None else json.dumps(chosen),
-            "rpm": rpm,
-            "tpm": tpm,
-            "budget": budget,
             "created_at": time.time(),
-            "expires_at": expires_at,
         }
         with self.database.write() as connection:
-            connection.execute(sa.insert(api_keys).values(values))
-            self._bump(connection)
-        return self.get(key_id), shown
+            changed = self._take_stamp(connection)
+            row = connection.execute(
+                sa.insert(api_keys).values(**values, changed=changed).returning(*api_keys.c)
+            )
+            return _record(dict(row.mappings().one())), shown
 
     def adopt(self, secret: str, name: str = "environment") -> KeyRecord:
         """The key with this secret, made if there is none. One that was revoked stays revoked."""
@@ -143,141 +183,128 @@ class KeyStore:
     def list(self) -> list[KeyRecord]:
         """Every key, oldest first, revoked ones included."""
         with self.database.read() as connection:
-            rows = connection.execute(sa.select(api_keys).order_by(api_keys.c.created_at, api_keys.c.id))
-            return [_record(dict(row)) for row in rows.mappings()]
+            return read_keys(connection)
 
     def get(self, key_id: str) -> KeyRecord:
         """Raises EmbedserveError (404) for an unknown id."""
-        found = self._find(api_keys.c.id == key_id)
+        found = self._find(api_keys.c.id == key_id) if is_key_id(key_id) else None
         if found is None:
-            raise EmbedserveError(
-                f"There is no key {key_id}; `embedserve keys list` shows them.", status=404, code="NotFound"
-            )
+            raise no_such_key(key_id)
         return found
+
+    def update(self, key_id: str, changes: KeyChanges) -> KeyRecord:
+        """Change what a key may do, on every node within a second.
+
+        Raises:
+            EmbedserveError: 404 for an unknown id; 400 for a value that cannot be, or a key that was revoked.
+        """
+        values = _columns(changes)
+        with self._changing(key_id) as (connection, record, changed):
+            if record.revoked_at is not None:
+                raise refuse(f"Key {key_id} was revoked, and that is for good: create a new one instead.")
+            if "paused" in changes:
+                paused = changes["paused"]
+                values["paused_at"] = (record.paused_at or time.time()) if paused else None
+            return self._write(connection, key_id, changed, values)
 
     def revoke(self, key_id: str) -> KeyRecord:
         """End a key for good, on every node within a second. Again is no error."""
-        if self.get(key_id).revoked_at is None:
-            self._change(key_id, revoked_at=time.time())
-        return self.get(key_id)
+        with self._changing(key_id) as (connection, record, changed):
+            if record.revoked_at is not None:
+                return record
+            return self._write(connection, key_id, changed, {"revoked_at": time.time()})
 
     def rotate(self, key_id: str, grace: float = 0.0) -> tuple[KeyRecord, str]:
         """A new secret for the same key; the old one works for ``grace`` more seconds."""
-        record = self.get(key_id)
-        if record.state() != "active":
-            raise _refuse(f"Key {key_id} is {record.state()}: create a new one instead.")
-        if not 0 <= grace <= 30 * 86400:
-            raise _refuse(f"grace is {grace:g} s: it lies between 0 and 30 days.")
+        if not 0 <= grace <= MAX_GRACE:
+            raise refuse(f"grace is {show(grace)} s: it lies between 0 and 30 days.")
         secret = make_secret()
-        self._change(
-            key_id,
-            digest=hash_secret(secret),
-            prefix=prefix_of(secret),
-            old_digest=record.digest if grace else None,
-            old_until=time.time() + grace if grace else None,
-        )
-        return self.get(key_id), secret
+        with self._changing(key_id) as (connection, record, changed):
+            if (state := record.state()) not in ("active", "paused"):
+                raise refuse(f"Key {key_id} is {state}: create a new one instead.")
+            values = {
+                "digest": hash_secret(secret),
+                "prefix": prefix_of(secret),
+                "old_digest": record.digest if grace else None,
+                "old_until": time.time() + grace if grace else None,
+            }
+            return self._write(connection, key_id, changed, values), secret
 
     def version(self) -> int:
         """Grows with every change of any key, on whichever node."""
         with self.database.read() as connection:
-            value = connection.execute(sa.select(stamps.c.value).where(stamps.c.name == "keys")).scalar()
-            return int(value or 0)
+            return read_stamp(connection)
 
     def _find(self, condition: sa.ColumnElement[bool]) -> KeyRecord | None:
         with self.database.read() as connection:
-            row = connection.execute(sa.select(api_keys).where(condition)).mappings().first()
-            return None if row is None else _record(dict(row))
+            return _read_one(connection, condition)
 
-    def _change(self, key_id: str, **values: Any) -> None:
+    @contextmanager
+    def _changing(self, key_id: str) -> Iterator[tuple[sa.Connection, KeyRecord, int]]:
+        """A write transaction, the key as it is inside it, and the stamp of the change."""
+        if not is_key_id(key_id):
+            raise no_such_key(key_id)
         with self.database.write() as connection:
-            connection.execute(sa.update(api_keys).where(api_keys.c.id == key_id).values(**values))
-            self._bump(connection)
+            changed = self._take_stamp(connection)
+            record = _read_one(connection, api_keys.c.id == key_id)
+            if record is None:
+                raise no_such_key(key_id)
+            yield connection, record, changed
 
-    def _bump(self, connection: sa.Connection) -> None:
+    def _write(
+        self, connection: sa.Connection, key_id: str, changed: int, values: Mapping[str, Any]
+    ) -> KeyRecord:
+        statement = sa.update(api_keys).where(api_keys.c.id == key_id).values(**values, changed=changed)
+        row = connection.execute(statement.returning(*api_keys.c)).mappings().one()
+        return _record(dict(row))
+
+    def _take_stamp(self, connection: sa.Connection) -> int:
         statement = self.database.upsert(stamps).values(name="keys", value=1)
-        connection.execute(
-            statement.on_conflict_do_update(index_elements=["name"], set_={"value": stamps.c.value + 1})
+        statement = statement.on_conflict_do_update(
+            index_elements=["name"], set_={"value": stamps.c.value + 1}
         )
+        return int(connection.execute(statement.returning(stamps.c.value)).scalar_one())
 
 
-class KeyView:
-    """The keys in memory: what a request is checked against without touching the database.
-
-    Replaced as a whole, so that readers need no lock.
-    """
-
-    def __init__(self) -> None:
-        self._by_digest: dict[str, tuple[str, KeyRecord, float | None]] = {}
-        self._by_id: dict[str, KeyRecord] = {}
-        self.budgeted: frozenset[str] = frozenset()
-        self.version = -1
-
-    def replace(self, records: Iterable[KeyRecord], version: int) -> None:
-        usable = [record for record in records if record.revoked_at is None]
-        known: dict[str, tuple[str, KeyRecord, float | None]] = {}
-        for record in usable:
-            known[record.digest] = (record.digest, record, record.expires_at)
-            if record.old_digest and record.old_until is not None:
-                ends = [record.old_until, *([record.expires_at] if record.expires_at is not None else [])]
-                known[record.old_digest] = (record.old_digest, record, min(ends))
-        self._by_digest, self.version = known, version
-        self._by_id = {record.id: record for record in usable}
-        self.budgeted = frozenset(record.id for record in usable if record.budget is not None)
-
-    def authenticate(self, secret: str | None, workspace: str | None) -> Caller:
-        """Raises EmbedserveError: 401 for the key, 401 or 404 for the workspace."""
-        if not secret:
-            raise missing_key()
-        digest = hash_secret(secret)
-        # How long finding a digest takes says nothing of the secret; the comparison is constant in time.
-        stored, record, until = self._by_digest.get(digest) or ("", None, None)
-        if not hmac.compare_digest(stored, digest) or record is None:
-            raise wrong_key()
-        if until is not None and until <= time.time():
-            raise wrong_key()
-        return _caller(record, _choose_workspace(record.workspace, workspace))
-
-    def find(self, key_id: str, workspace: str) -> Caller | None:
-        """The caller behind a key that is active, by its id; for work that it put in earlier."""
-        record = self._by_id.get(key_id)
-        return _caller(record, workspace) if record is not None and record.state() == "active" else None
+def read_stamp(connection: sa.Connection) -> int:
+    value = connection.execute(sa.select(stamps.c.value).where(stamps.c.name == "keys")).scalar()
+    return int(value or 0)
 
 
-def _caller(record: KeyRecord, workspace: str) -> Caller:
-    return Caller(record.id, record.name, workspace, record.models, record.rpm, record.tpm, record.budget)
+def read_keys(connection: sa.Connection, after: int = -1) -> list[KeyRecord]:
+    """Keys that changed after a stamp, oldest first."""
+    query = sa.select(api_keys).order_by(api_keys.c.created_at, api_keys.c.id)
+    if after >= 0:
+        query = query.where(api_keys.c.changed > after)
+    return [_record(dict(row)) for row in connection.execute(query).mappings()]
 
 
-def _choose_workspace(own: str, asked: str | None) -> str:
-    if not asked:
-        return "default" if own == ANY_WORKSPACE else own
-    if not WORKSPACE_PATTERN.fullmatch(asked):
-        raise malformed_workspace()
-    if own not in (ANY_WORKSPACE, asked):
-        raise foreign_workspace()
-    return asked
+def no_such_key(key_id: str) -> EmbedserveError:
+    shown = key_id if is_key_id(key_id) else show(key_id)
+    return EmbedserveError(
+        f"There is no key {shown}; `embedserve keys list` shows them.", status=404, code="NotFound"
+    )
 
 
-def check_key(
-    name: str,
-    workspace: str,
-    rpm: int | None,
-    tpm: int | None,
-    budget: float | None,
-    expires_at: float | None,
-) -> None:
-    if len(name) > 200:
-        raise _refuse(f"The name has {len(name)} characters; 200 are the most.")
-    if workspace != ANY_WORKSPACE and not WORKSPACE_PATTERN.fullmatch(workspace):
-        raise _refuse(f"{workspace!r} is no workspace: use up to 64 letters, digits, - and _.")
-    for label, value in (("rpm", rpm), ("tpm", tpm)):
-        if value is not None and not 1 <= value < 2**31:
-            raise _refuse(f"{label} is {value}: it is at least 1; leave it out for no limit.")
-    if budget is not None and not 0 <= budget < 1e15:
-        raise _refuse(f"budget is {budget:g}: it is at least 0; leave it out for no limit.")
-    if expires_at is not None and expires_at <= time.time():
-        raise _refuse("The expiry lies in the past.")
+def _read_one(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> KeyRecord | None:
+    row = connection.execute(sa.select(api_keys).where(condition)).mappings().first()
+    return None if row is None else _record(dict(row))
 
 
-def _refuse(message: str) -> EmbedserveError:
-    return EmbedserveError(message, openai_type="invalid_request_error")
+def _columns(changes: KeyChanges) -> dict[str, Any]:
+    """Checked, and as the columns hold them; ``paused`` is the caller's."""
+    values: dict[str, Any] = {}
+    if "name" in changes:
+        values["name"] = check_name(changes["name"])
+    if "models" in changes:
+        chosen = check_models(changes["models"])
+        values["models"] = None if chosen is None else json.dumps(chosen)
+    if "rpm" in changes:
+        values["rpm"] = check_count("rpm", changes["rpm"])
+    if "tpm" in changes:
+        values["tpm"] = check_count("tpm", changes["tpm"])
+    if "budget" in changes:
+        values["budget"] = check_budget(changes["budget"])
+    if "expires_at" in changes:
+        values["expires_at"] = check_expiry(changes["expires_at"])
+    return values

@@ -18,6 +18,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from embedserve.accounts.charges import (
+    Booking,
     Charge,
     SeenBeforeError,
     begin_free_quota,
@@ -56,7 +57,7 @@ class Ledger:
     Args:
         timeout: seconds after which a request stops waiting; its charge is then taken back.
         keep_days: how long the rows of single requests are kept; the sums by day stay for good.
-        on_commit: told of every group of new charges, in the writer's thread.
+        on_commit: told of every group that was written, in the writer's thread.
         step: held from before a commit until ``on_commit`` was told of it.
     """
 
@@ -66,7 +67,7 @@ class Ledger:
         *,
         timeout: float = 5.0,
         keep_days: float = 7,
-        on_commit: Callable[[Sequence[Charge]], None] | None = None,
+        on_commit: Callable[[Booking], None] | None = None,
         step: threading.Lock | None = None,
     ) -> None:
         self.database = database
@@ -184,35 +185,36 @@ class Ledger:
         fresh = {c.model: c.at for c in charges if c.door == "sync" and c.model not in self._begun_models}
         with self._step:
             try:
-                new = self._transact(charges, doubtful, fresh, seen=bool(doubtful) or retried)
+                booking = self._transact(charges, doubtful, fresh, seen=bool(doubtful) or retried)
             except SeenBeforeError:
-                new = self._transact(charges, doubtful, fresh, seen=True)
+                booking = self._transact(charges, doubtful, fresh, seen=True)
             self._begun_models |= set(fresh)
             with self._verdict:
                 for entry in entries:
                     entry.durable = not entry.withdrawn
                 self._doubtful = {entry.charge.request_id for entry in entries if entry.withdrawn}
-            if self._on_commit and new:
-                self._on_commit([c for c in new if c.request_id not in self._doubtful])
+            if self._on_commit and (booking.charges or booking.totals):
+                answered = [c for c in booking.charges if c.request_id not in self._doubtful]
+                self._on_commit(Booking(answered, booking.totals))
         self._tell([entry for entry in entries if entry.durable], None)
 
     def _transact(
         self, charges: Sequence[Charge], doubtful: Iterable[str], fresh: dict[str, float], *, seen: bool
-    ) -> Sequence[Charge]:
-        """One transaction; the charges that were new. ``seen``: some may have been written before."""
-        new: Sequence[Charge] = charges
+    ) -> Booking:
+        """One transaction. ``seen``: some of the charges may have been written before."""
+        booking, reversed_totals = Booking(), []
         with self.database.write() as connection:
             if doubtful:
-                reverse_charges(connection, doubtful)
+                reversed_totals = reverse_charges(connection, doubtful)
             if seen:
-                new = write_charges(connection, charges)
+                booking = write_charges(connection, charges)
             elif charges:
-                write_fresh_charges(connection, charges)
+                booking = write_fresh_charges(connection, charges)
             if fresh:
                 begin_free_quota(connection, fresh)
             if time.monotonic() - self._pruned_at > 60:
                 self._prune(connection)
-        return new
+        return Booking(booking.charges, [*reversed_totals, *booking.totals])
 
     def _prune(self, connection: sa.Connection) -> None:
         """Drop a slice of old request rows: a bounded piece of work now and then, never one long delete."""

@@ -1,7 +1,7 @@
 """What has been spent: the budgets of keys and the free tokens of models.
 
-Sums live in memory and are raised by every commit of this process; what other nodes add is read from the
-ledger once a second. On one node no budget and no free quota is ever exceeded, because work in flight is
+Totals live in memory and are raised by every commit of this process; what other nodes add is read from the
+database twice a second. On one node no budget and no free quota is ever exceeded, because work in flight is
 held against it; on several, by what the others admit within that second.
 """
 
@@ -9,28 +9,33 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Mapping
 
 import sqlalchemy as sa
 
-from embedserve.accounts.charges import Charge
+from embedserve.accounts.charges import Booking
 from embedserve.accounts.errors import arrearage, free_tier_exhausted
 from embedserve.accounts.plan import Plan
-from embedserve.storage.tables import free_quota, usage_daily
+from embedserve.accounts.totals import Changes, Total, read_changes, read_totals
+from embedserve.storage.tables import free_quota
+
+STEP_WAIT = 0.1
+"""Seconds that news of other nodes wait for a commit of this one."""
 
 
 class Spending:
-    """Checks are made on the event loop, sums are raised by the ledger's thread: both under one lock."""
+    """Checks are made on the event loop, totals are raised by whoever commits: both under one lock."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.step = threading.Lock()
-        """Held from before a commit until ``add`` was told of it, and while ``refresh`` reads: what it reads
-        and what was added are then the same commits."""
+        """Held from before a commit until ``add`` was told of it: work is never counted twice, as held and as
+        committed. Nobody reads the database under it."""
         self._lock = threading.Lock()
-        self._keys: dict[str, float] = {}  # key -> cost
+        self._keys: dict[str, dict[tuple[str, str], Total]] = {}  # key -> (model, door) -> total
         self._models: dict[str, int] = {}  # model -> tokens through the sync door
         self._begun: dict[str, float] = {}  # model -> when its free tokens began
+        self._mark: int | None = None
         self._held: dict[str, tuple[str, float, str, int]] = {}  # request -> key, cost, model, free tokens
         self._held_keys: dict[str, float] = {}
         self._held_models: dict[str, int] = {}
@@ -47,7 +52,7 @@ class Spending:
         cost = self.plan.cost(model, door, tokens)
         with self._lock:
             if budget is not None:
-                spent = self._keys.get(key_id, 0.0) + self._held_keys.get(key_id, 0.0)
+                spent = self._spent(key_id) + self._held_keys.get(key_id, 0.0)
                 # A budget of 1 buys exactly 1: the tolerance is for the rounding of many small sums.
                 if spent + cost > budget + 1e-9:
                     raise arrearage()
@@ -72,41 +77,66 @@ class Spending:
             self._held_keys[key_id] = max(0.0, self._held_keys[key_id] - cost)
             self._held_models[model] -= tokens
 
-    def add(self, charges: Sequence[Charge]) -> None:
+    def add(self, booking: Booking) -> None:
         """Count what has just been committed; what was held for it is let go in the same breath."""
         with self._lock:
-            for c in charges:
-                self._let_go(c.request_id)
-                cost = self.plan.cost(c.model, c.door, c.tokens)
-                self._keys[c.key_id] = self._keys.get(c.key_id, 0.0) + cost
-                if c.door == "sync":
-                    self._models[c.model] = self._models.get(c.model, 0) + c.tokens
-                    self._begun.setdefault(c.model, c.at)
+            for charge in booking.charges:
+                self._let_go(charge.request_id)
+                if charge.door == "sync":
+                    self._begun.setdefault(charge.model, charge.at)
+            self._install(booking.totals)
 
     def spent(self, key_id: str) -> float:
+        """By a key, in the plan's currency, as far as this process knows."""
         with self._lock:
-            return self._keys.get(key_id, 0.0)
+            return self._spent(key_id)
 
-    def refresh(self, connection: sa.Connection, key_ids: Collection[str]) -> None:
-        """Read the sums of every node; the caller holds ``step``."""
-        columns = usage_daily.c
-        tokens = sa.func.sum(columns.tokens)
-        by_key = connection.execute(
-            sa.select(columns.key_id, columns.model, columns.door, tokens)
-            .where(columns.key_id.in_(list(key_ids)))
-            .group_by(columns.key_id, columns.model, columns.door)
-        ).all()
-        keys: dict[str, float] = {}
-        for key_id, model, door, total in by_key:
-            keys[key_id] = keys.get(key_id, 0.0) + self.plan.cost(model, door, int(total))
-        models: dict[str, int] = {}
+    def _spent(self, key_id: str) -> float:
+        totals = self._keys.get(key_id)
+        return cost_of(self.plan, totals.values()) if totals else 0.0
+
+    def read(self, connection: sa.Connection) -> tuple[Changes, Mapping[str, float]]:
+        """What changed since the last look, by whomever, for :meth:`refresh`."""
+        changes = read_changes(connection, self._mark)
         begun: dict[str, float] = {}
         if self.plan.free_quota.only:
-            by_model = sa.select(columns.model, tokens).where(columns.door == "sync").group_by(columns.model)
-            models = {model: int(total) for model, total in connection.execute(by_model)}
             began = sa.select(free_quota.c.model, free_quota.c.first_used_at)
             begun = {model: at for model, at in connection.execute(began)}
-        with self._lock:
-            self._keys |= dict.fromkeys(key_ids, 0.0) | keys
-            self._models |= models
-            self._begun |= begun
+        return changes, begun
+
+    def refresh(self, changes: Changes, begun: Mapping[str, float]) -> None:
+        """Take in what was read. A commit that takes long is not waited for: until it ends, its work counts
+        as held and as committed, which refuses too much and never too little."""
+        waited = self.step.acquire(timeout=STEP_WAIT)
+        try:
+            with self._lock:
+                self._install(changes.rows)
+                self._begun |= begun
+                self._mark = changes.mark
+        finally:
+            if waited:
+                self.step.release()
+
+    def _install(self, totals: Iterable[Total]) -> None:
+        for total in totals:
+            known = self._keys.setdefault(total.key_id, {})
+            old = known.get((total.model, total.door))
+            if old is not None and old.version >= total.version:
+                continue
+            known[total.model, total.door] = total
+            if total.door == "sync":
+                grown = total.tokens - (old.tokens if old else 0)
+                self._models[total.model] = self._models.get(total.model, 0) + grown
+
+
+def cost_of(plan: Plan, totals: Iterable[Total]) -> float:
+    """In the plan's currency, at list price."""
+    return sum(plan.cost(total.model, total.door, total.tokens) for total in totals)
+
+
+def read_spent(connection: sa.Connection, plan: Plan, key_id: str | None = None) -> dict[str, float]:
+    """key -> what it has spent, from the database; of one key, or of every key that has."""
+    spent: dict[str, float] = {}
+    for total in read_totals(connection, key_id):
+        spent[total.key_id] = spent.get(total.key_id, 0.0) + cost_of(plan, [total])
+    return spent

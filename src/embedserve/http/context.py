@@ -27,10 +27,10 @@ def request_id_of(request: Request) -> str:
     return request_id
 
 
-def authenticate(request: Request) -> Caller:
-    """The caller behind ``Authorization: Bearer``. Raises EmbedserveError (401)."""
+async def authenticate(request: Request) -> Caller:
+    """The caller behind ``Authorization: Bearer``. Raises EmbedserveError (401, 503)."""
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-    return service_of(request).accounts.authenticate(
+    return await service_of(request).accounts.authenticate(
         secret.strip() if scheme.lower() == "bearer" else None,
         request.headers.get("x-dashscope-workspace"),
     )
@@ -38,7 +38,7 @@ def authenticate(request: Request) -> Caller:
 
 async def let_in(request: Request, call: str) -> Caller:
     """:func:`authenticate` for a call around files and jobs, which may have a rate of its own (429)."""
-    caller = authenticate(request)
+    caller = await authenticate(request)
     await service_of(request).accounts.admit_call(caller, call)
     return caller
 

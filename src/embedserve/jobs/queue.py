@@ -17,7 +17,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from embedserve.accounts.charges import Charge, write_charges
+from embedserve.accounts.charges import Booking, Charge, write_charges
 from embedserve.errors import EmbedserveError
 from embedserve.jobs.errors import no_such
 from embedserve.jobs.records import ENDED, RUNNING, Chunk, Job, Kind, Problem, Status
@@ -249,9 +249,7 @@ class JobQueue:
             chunk = connection.execute(sa.select(job_chunks).where(*place)).mappings().one()
         return Job.of(job), Chunk.of(chunk)
 
-    def finish_chunk(
-        self, job: Job, chunk: Chunk, worker: str, result: ChunkResult
-    ) -> Sequence[Charge] | None:
+    def finish_chunk(self, job: Job, chunk: Chunk, worker: str, result: ChunkResult) -> Booking | None:
         """Book a chunk: done, counted and billed, or nothing of it; None if the lease was lost."""
         try:
             with self.database.write() as connection:
@@ -261,7 +259,7 @@ class JobQueue:
 
     def _book(
         self, connection: Connection, job: Job, chunk: Chunk, worker: str, result: ChunkResult
-    ) -> Sequence[Charge]:
+    ) -> Booking:
         now = time.time()
         # The chunk before the job, as in lease_chunk: two workers never wait for each other.
         changed = connection.execute(

@@ -297,10 +297,10 @@ class Runner:
         """Book a chunk and tell the accounts of it; false if another worker has taken it over."""
         accounts = self.service.accounts
         with accounts.spending.step:
-            charges = self.queue.finish_chunk(job, chunk, self.worker.name, result)
-            if charges is not None:
-                accounts.count(charges)
-        return charges is not None
+            booking = self.queue.finish_chunk(job, chunk, self.worker.name, result)
+            if booking is not None:
+                accounts.count(booking)
+        return booking is not None
 
     def _write(self, job: Job, chunk: Chunk, dialect: Dialect, answers: Sequence[Answer]) -> tuple[int, int]:
         """Render the lines into the parts of the chunk; (bytes of output, bytes of errors)."""

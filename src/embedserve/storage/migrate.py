@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("embedserve.storage")
 
-SCHEMA = "0003"
+SCHEMA = "0004"
 """The newest revision in ``migrations/versions``; a test holds that it is."""
 
 _LOCK = 0x656D6265647365  # "embedse": the advisory lock that keeps two starting servers apart

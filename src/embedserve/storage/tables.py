@@ -47,8 +47,12 @@ api_keys = Table(
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float),
     Column("revoked_at", Float),
+    Column("paused_at", Float),
+    Column("changed", BigInteger, nullable=False, server_default=sql("0")),
     comment="Digests only: a secret is shown once and never stored",
 )
+
+api_keys_by_change = Index("ix_api_keys_changed", api_keys.c.changed)
 
 stamps = Table(
     "stamps",
@@ -87,6 +91,21 @@ usage_daily = Table(
 )
 
 usage_daily_by_model = Index("ix_usage_daily_model", usage_daily.c.model, usage_daily.c.day)
+
+key_totals = Table(
+    "key_totals",
+    metadata,
+    Column("key_id", String(64), primary_key=True),
+    Column("model", String(100), primary_key=True),
+    Column("door", String(8), primary_key=True),
+    Column("tokens", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("changed", BigInteger, nullable=False),
+    comment="Sums of usage_daily, written in the same transaction; version counts the changes of a row, "
+    "changed finds the rows that changed lately",
+)
+
+key_totals_by_change = Index("ix_key_totals_changed", key_totals.c.changed)
 
 free_quota = Table(
     "free_quota",

@@ -17,7 +17,7 @@ from embedserve.http.json import reply
 
 async def create_embeddings(request: Request) -> Response:
     service = service_of(request)
-    caller = authenticate(request)
+    caller = await authenticate(request)
     body = await read_json(request, service.settings.max_body_bytes)
     if "x-dashscope-encryptionkey" in request.headers:
         raise EmbedserveError(
@@ -34,7 +34,7 @@ async def create_embeddings(request: Request) -> Response:
 async def create_multimodal(request: Request) -> Response:
     """The multimodal endpoint: known by name, nothing behind it."""
     service = service_of(request)
-    authenticate(request)
+    await authenticate(request)
     body = await read_json(request, service.settings.max_body_bytes)
     if body.get("model") in MULTIMODAL_MODELS:
         raise EmbedserveError(

@@ -20,7 +20,7 @@ def page_parameter(request: Request, name: str, default: int) -> int:
 
 
 async def list_models(request: Request) -> Response:
-    authenticate(request)
+    await authenticate(request)
     number, size = page_parameter(request, "page_no", 1), page_parameter(request, "page_size", 10)
     wanted = request.query_params.get("model")
     cards = [card for card in MODELS.values() if wanted in (None, card.id)]

@@ -109,7 +109,7 @@ def own_url(request: Request) -> str:
 
 
 async def get_task(request: Request) -> Response:
-    caller, jobs = authenticate(request), jobs_of(request)
+    caller, jobs = await authenticate(request), jobs_of(request)
     id, request_id = request.path_params["id"], request_id_of(request)
     try:
         job = await asyncio.to_thread(jobs.queue.get, caller.workspace, id, "task")
@@ -164,7 +164,7 @@ async def get_result(request: Request) -> Response:
 
 
 async def cancel_task(request: Request) -> Response:
-    caller, jobs = authenticate(request), jobs_of(request)
+    caller, jobs = await authenticate(request), jobs_of(request)
     try:
         done = await asyncio.to_thread(
             jobs.queue.cancel, caller.workspace, request.path_params["id"], "task", only_pending=True
@@ -179,7 +179,7 @@ async def cancel_task(request: Request) -> Response:
 
 
 async def list_tasks(request: Request) -> Response:
-    caller, jobs, query = authenticate(request), jobs_of(request), request.query_params
+    caller, jobs, query = await authenticate(request), jobs_of(request), request.query_params
     number, size = page_parameter(request, "page_no", 1), page_parameter(request, "page_size", 10)
     size = min(size, 100)
     conditions: list[sa.ColumnElement[bool]] = []

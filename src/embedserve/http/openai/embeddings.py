@@ -16,7 +16,7 @@ from embedserve.service import EmbedReply
 
 async def create_embeddings(request: Request) -> Response:
     service = service_of(request)
-    caller = authenticate(request)
+    caller = await authenticate(request)
     body = await read_json(request, service.settings.max_body_bytes)
     asked, encoding = parse(body, lenient=service.lenient)
     answer = await service.embed(caller, asked, request_id_of(request))

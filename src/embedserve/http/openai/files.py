@@ -112,7 +112,7 @@ async def delete_file(request: Request) -> Response:
 
 
 async def get_content(request: Request) -> Response:
-    file = await _find(request, authenticate(request))
+    file = await _find(request, await authenticate(request))
     media_type = "application/gzip" if file.filename.endswith(".gz") else "application/octet-stream"
     return stream_file(jobs_of(request).files, file, media_type)
 

@@ -33,11 +33,11 @@ def describe(card: ModelCard, service: EmbeddingService) -> dict[str, Any]:
 
 
 async def list_models(request: Request) -> Response:
-    authenticate(request)
+    await authenticate(request)
     service = service_of(request)
     return reply({"object": "list", "data": [describe(card, service) for card in MODELS.values()]})
 
 
 async def get_model(request: Request) -> Response:
-    authenticate(request)
+    await authenticate(request)
     return reply(describe(find_model(request.path_params["id"]), service_of(request)))

@@ -20,7 +20,7 @@ class AccountsCollector(Collector):
         labels = ["key", "workspace", "model", "door"]
         requests = CounterMetricFamily("embedserve_billed_requests", "Requests in the ledger", labels=labels)
         tokens = CounterMetricFamily("embedserve_billed_tokens", "Tokens in the ledger", labels=labels)
-        for names, (count, amount) in self.accounts.totals.copy().items():
+        for names, (count, amount) in self.accounts.totals.items():
             requests.add_metric(names, count)
             tokens.add_metric(names, amount)
         refused = CounterMetricFamily(
