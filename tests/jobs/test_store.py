@@ -377,8 +377,9 @@ def test_three_tasks_of_a_workspace_run_at_a_time(make: Made) -> None:
 
 def limit_key(store: Jobs, **values: object) -> None:
     """Change the key as no command can."""
-    change(store, api_keys, **values)
     change(store, stamps, value=stamps.c.value + 1)
+    changed = sa.select(stamps.c.value).where(stamps.c.name == "keys").scalar_subquery()
+    change(store, api_keys, **values, changed=changed)
     store.runner.service.accounts.refresh()
 
 
