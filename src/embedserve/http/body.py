@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-import orjson
 from starlette.requests import ClientDisconnect, Request
 
 from embedserve.errors import EmbedserveError
+from embedserve.http.bounded_json import JSONError, parse_json
+
+__all__ = ["malformed", "parse_json", "read_bytes", "read_json"]
 
 
 def malformed() -> EmbedserveError:
@@ -27,9 +28,9 @@ async def read_json(request: Request, limit: int) -> dict[str, Any]:
     """
     body = await read_bytes(request, limit)
     try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        parsed = _read_leniently(body)
+        parsed = parse_json(body)
+    except JSONError:
+        raise malformed() from None
     if not isinstance(parsed, dict):
         raise malformed()
     return parsed
@@ -52,15 +53,3 @@ async def read_bytes(request: Request, limit: int) -> bytes:
     except ClientDisconnect:  # nobody reads the answer; it must not be counted as our failure
         raise malformed() from None
     return b"".join(chunks)
-
-
-def _read_leniently(body: bytes) -> Any:
-    """JavaScript clients may cut a text inside a surrogate pair: legal JSON, refused by the strict parser.
-
-    The halves become U+FFFD, so that nothing behind this door meets a string that has no UTF-8 form.
-    """
-    try:
-        told = json.dumps(json.loads(body), ensure_ascii=False)
-        return orjson.loads(told.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
-    except (ValueError, RecursionError):
-        raise malformed() from None
