@@ -8,6 +8,11 @@ notes (docs/compatibility.md lists them with the test that holds each).
 
 from __future__ import annotations
 
+from copy import copy
+from typing import TypeVar
+
+_Error = TypeVar("_Error", bound="EmbedserveError")
+
 
 class EmbedserveError(Exception):
     """A request that cannot be answered.
@@ -52,6 +57,33 @@ class EmbedserveError(Exception):
         self.retry_after = retry_after
 
 
+class RowError(EmbedserveError):
+    """One text of several that cannot be embedded.
+
+    Attributes:
+        row: its number from 0 in what was given.
+        tokens, limit: how many it has and how many it may have; None where it is no text at all.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        row: int = 0,
+        tokens: int | None = None,
+        limit: int | None = None,
+        engine: bool = False,
+    ) -> None:
+        super().__init__(message, engine=engine)
+        self.row = row
+        self.tokens = tokens
+        self.limit = limit
+
+
+class NotTextError(RowError, TypeError):
+    """A row that is no string, for programs that call the library; over HTTP see :func:`not_text`."""
+
+
 ENGINE_PREFIX = "<400> InternalError.Algo.InvalidParameter: "
 """What the original's gateway has put before engine messages since 2025-08, in both dialects."""
 
@@ -86,9 +118,29 @@ def missing_field() -> EmbedserveError:
     )
 
 
-def bad_length(limit: int) -> EmbedserveError:
+def bad_length(limit: int, row: int, tokens: int) -> RowError:
     """A row that is empty or longer than the model's limit; the original rejects, it does not truncate."""
-    return invalid_input(f"Range of input length should be [1, {limit}]")
+    message = f"{ENGINE_PREFIX}Range of input length should be [1, {limit}]"
+    return RowError(message, row=row, tokens=tokens, limit=limit, engine=True)
+
+
+def in_plain_words(error: _Error, first: int = 0) -> _Error:
+    """The error for who reads it as a person: without the wire's prefix, a row with its number and a remedy.
+
+    Args:
+        first: number of the first row that was given.
+    """
+    told = copy(error)
+    told.message = error.message.removeprefix(ENGINE_PREFIX)
+    if isinstance(told, RowError) and told.tokens is not None:
+        told.row += first
+        if told.tokens:
+            what = f"has {told.tokens} tokens: shorten it, cut it into several, or pass truncate"
+        else:
+            what = "is blank: nothing of it is left to embed"
+        told.message = f"row {told.row} {what} ({told.message})"
+    told.args = (told.message,)
+    return told
 
 
 def internal() -> EmbedserveError:

@@ -66,7 +66,3 @@ def test_nothing_visible_is_no_tokens(text: str) -> None:
 def test_composed_and_decomposed_text_are_one_text() -> None:
     text = "Crème brûlée, Việt Nam, ガギグ, 한국어"
     assert PLAIN.encode(unicodedata.normalize("NFD", text)).tolist() == PLAIN.encode(text).tolist()
-
-
-def test_lone_surrogates_do_not_crash() -> None:
-    assert len(PLAIN.encode("cut in half \ud83d")) > 0

@@ -12,25 +12,32 @@ Each text is finished from its own windows only: neighbours cannot change a vect
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, overload
+from typing import TYPE_CHECKING, Literal, Self, get_args
 
 import numpy as np
 
 from embedserve.embedding.backbones.base import Backbone, Floats, Ids, Window
 from embedserve.embedding.backbones.bundled import open_bundled
 from embedserve.embedding.dense import DenseRecipe, Role
+from embedserve.embedding.inputs import Texts, read_rows
 from embedserve.embedding.ladder import open_recipe
 from embedserve.embedding.recipes import Recipe, e5
 from embedserve.embedding.sparse import LexicalWeights, SparseVector, Terms
+from embedserve.embedding.stream import embed_stream
+from embedserve.embedding.text import normalise
 from embedserve.embedding.tokenizer import WORD_START, Tokenizer
+from embedserve.embedding.turns import Turns
+from embedserve.embedding.vectors import Embedding as Embedding
+from embedserve.embedding.vectors import Embeddings as Embeddings
+from embedserve.embedding.vectors import Space
 from embedserve.embedding.weights import SHA256
 from embedserve.embedding.windows import cut_windows
-from embedserve.errors import bad_length, invalid_input
+from embedserve.errors import EmbedserveError, bad_length, in_plain_words, invalid_input
 
 if TYPE_CHECKING:
     from embedserve.settings import Settings
@@ -39,6 +46,10 @@ OutputType = Literal["dense", "sparse", "dense&sparse"]
 Truncate = Literal["none", "start", "end"]
 """What to do with a text over ``max_tokens``: refuse it, cut its start, or cut its end."""
 
+BUNDLED_NAME = "multilingual-e5-small"
+MAX_DIMENSION = 2048
+STREAM_ROWS = 256
+"""Rows that :meth:`Embedder.embed_iter` takes at a time: enough to fill the engine."""
 CHUNK_TOKENS = 4096
 """Tokens per call of the network in the library's own loop: enough to keep all cores busy."""
 
@@ -83,69 +94,12 @@ class Prepared:
     terms: Terms | None
 
 
-@dataclass(frozen=True, slots=True)
-class Embedding:
-    """The vectors of one text.
-
-    Attributes:
-        dense: (dimension,) float32 of unit length; None for ``output_type="sparse"``.
-        sparse: lexical weights, largest first; None for ``output_type="dense"``.
-        tokens: tokens of the text that were read (prompt and special tokens not counted).
-        cut: tokens dropped by ``truncate``.
-    """
-
-    dense: Floats | None
-    sparse: SparseVector | None
-    tokens: int
-    cut: int = 0
-
-
-class Embeddings(Sequence[Embedding]):
-    """The vectors of a list of texts, in its order; ``numpy.asarray`` gives the dense matrix."""
-
-    def __init__(self, items: Sequence[Embedding]) -> None:
-        self._items = tuple(items)
-
-    @overload
-    def __getitem__(self, index: int) -> Embedding: ...
-    @overload
-    def __getitem__(self, index: slice) -> Embeddings: ...
-    def __getitem__(self, index: int | slice) -> Embedding | Embeddings:
-        return Embeddings(self._items[index]) if isinstance(index, slice) else self._items[index]
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __iter__(self) -> Iterator[Embedding]:
-        return iter(self._items)
-
-    @property
-    def dense(self) -> Floats:
-        """(n, dimension) float32, rows of unit length. Raises ValueError for ``output_type="sparse"``."""
-        rows = [item.dense for item in self._items if item.dense is not None]
-        if len(rows) != len(self._items):
-            raise ValueError('no dense vectors: ask for output_type="dense" or "dense&sparse"')
-        return np.stack(rows) if rows else np.empty((0, 0), np.float32)
-
-    @property
-    def sparse(self) -> list[SparseVector]:
-        """n sparse vectors. Raises ValueError for ``output_type="dense"``."""
-        rows = [item.sparse for item in self._items if item.sparse is not None]
-        if len(rows) != len(self._items):
-            raise ValueError('no sparse vectors: ask for output_type="sparse" or "dense&sparse"')
-        return rows
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all texts together."""
-        return sum(item.tokens for item in self._items)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
-        return np.asarray(self.dense, dtype)
-
-
 class Embedder:
     """Texts to vectors on the bundled model, or on a backbone of the caller's.
+
+    Threads may share one: they take turns at the network. Use it as a context manager, or :meth:`close` it,
+    to give its threads and memory back. A forked child may go on using the bundled model; an Embedder cannot
+    be pickled, each process makes its own.
 
     Args:
         recipe: ``ladder`` (docs/quality.md) or ``plain`` (e5 as published).
@@ -173,14 +127,17 @@ class Embedder:
         tokenizer: Tokenizer | None = None,
         model: Recipe | None = None,
     ) -> None:
+        bundled = backbone is None or tokenizer is None
         if backbone is None or tokenizer is None:
             backbone, tokenizer = open_bundled(isa=isa, threads=threads, path=weights)
         self.backbone = backbone
         self.tokenizer = tokenizer
         self.model = model or e5(backbone.hidden_size)
+        self._name = BUNDLED_NAME if bundled else self.model.name
         self.lexical = LexicalWeights(tokenizer)
         self.recipe: DenseRecipe = open_recipe(recipe, self.lexical, backbone.hidden_size)
         self._prefix = lru_cache(maxsize=1024)(self._encode_prefix)
+        self._turns = Turns(backbone)
 
     @classmethod
     def configure(cls, settings: Settings) -> Embedder:
@@ -188,6 +145,11 @@ class Embedder:
         return cls(
             recipe=settings.recipe, isa=settings.isa, threads=settings.threads, weights=settings.weights
         )
+
+    @property
+    def name(self) -> str:
+        """Of the model, for people; :attr:`fingerprint` tells its spaces apart."""
+        return self._name
 
     @property
     def native_dimension(self) -> int:
@@ -204,16 +166,33 @@ class Embedder:
         """The dimension to answer with: ``chosen`` by the catalogue, on the caller's word or by default."""
         return chosen
 
+    @property
+    def default_dimension(self) -> int:
+        """The size for callers of :meth:`embed` who name none."""
+        return 1024
+
     def close(self) -> None:
-        """Give the engine's threads and memory back."""
-        self.backbone.close()
+        """Give the engine's threads and memory back, once a call under way has ended. Idempotent."""
+        self._turns.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> str:
+        raise TypeError("an Embedder holds threads and maps of files: make one in each process")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.name} on {self.backbone.name}, {self.fingerprint}>"
 
     def embed(
         self,
-        texts: str | Sequence[str],
+        texts: Texts,
         *,
         text_type: Role | None = None,
-        dimension: int = 1024,
+        dimension: int | None = None,
         output_type: OutputType = "dense",
         instruct: str | None = None,
         truncate: Truncate = "none",
@@ -221,9 +200,11 @@ class Embedder:
         """Vectors of n texts.
 
         Args:
-            texts: n texts (one string counts as a list of one), each of 1 … 8,192 tokens.
+            texts: n strings in any iterable (a list, a generator, a column of pandas, polars or pyarrow, …),
+                each of 1 … 8,192 tokens; one string counts as a list of one.
             text_type: ``query`` or ``document``; the query form when omitted.
-            dimension: 1 … 2048; the API's steps are 64, 128, 256, 512, 768, 1024, 1536, 2048.
+            dimension: 1 … 2048, 1024 when omitted; the API's steps are 64, 128, 256, 512, 768, 1024, 1536,
+                2048. Other models have their own sizes and default.
             output_type: ``dense``, ``sparse`` or ``dense&sparse``.
             instruct: task description for queries, English works best; ignored for documents.
             truncate: what to do with longer texts; ``none`` refuses them.
@@ -232,31 +213,108 @@ class Embedder:
             n :class:`Embedding`; ``.dense`` is the (n, dimension) float32 matrix.
 
         Raises:
-            EmbedserveError: an empty or over-long text, or a value that is not offered.
+            RowError: a row that is missing, no string (a TypeError, too), blank or too long: see ``.row``.
+            EmbedserveError: ``texts`` holds no strings, a value is not offered, or the Embedder is closed.
         """
-        if isinstance(texts, str):
-            texts = [texts]
+        options = self._choose(text_type, dimension, output_type, instruct, truncate)
+        rows = list(read_rows(texts))
+        try:
+            items = self.compute(self.prepare(rows, options), options)
+        except EmbedserveError as error:
+            raise in_plain_words(error) from None
+        return Embeddings(items, self._place(options))
+
+    def embed_iter(
+        self,
+        texts: Texts,
+        *,
+        text_type: Role | None = None,
+        dimension: int | None = None,
+        output_type: OutputType = "dense",
+        instruct: str | None = None,
+        truncate: Truncate = "none",
+        chunk: int = STREAM_ROWS,
+    ) -> Generator[Embedding, None, None]:
+        """As :meth:`embed` for texts without end: one :class:`Embedding` after another, in bounded memory.
+
+        Reading, tokenising, the network and what the caller does with the results overlap. The source is read
+        at most three chunks ahead of what came out, in the caller's thread; where that is a generator it is
+        closed with this one.
+
+        Args:
+            chunk: texts at a time; fewer for a source that waits between its texts.
+
+        Raises:
+            RowError, EmbedserveError: as :meth:`embed`, and whatever the source raises, but only after all
+                rows before it came out.
+        """
+        options = self._choose(text_type, dimension, output_type, instruct, truncate)
+        if chunk < 1:
+            raise EmbedserveError(f"chunk is {chunk}, it should be at least 1")
+        return self._stream(texts, options, chunk)
+
+    def _stream(self, texts: Texts, options: Options, chunk: int) -> Generator[Embedding, None, None]:
+        try:
+            yield from embed_stream(self, read_rows(texts), options, chunk=chunk)
+        finally:
+            if isinstance(texts, Generator):
+                texts.close()
+
+    def _choose(
+        self,
+        text_type: Role | None,
+        dimension: int | None,
+        output_type: OutputType,
+        instruct: str | None,
+        truncate: Truncate,
+    ) -> Options:
+        """The options of a program, checked: unlike a request's they come through no door's parser."""
+        self._turns.check()
         if text_type not in (None, "query", "document"):
-            raise invalid_input(f"text_type is {text_type!r}, it should be 'query' or 'document'")
+            raise EmbedserveError(f"text_type is {text_type!r}, it should be 'query' or 'document'")
         if output_type not in get_args(OutputType):
-            raise invalid_input(
+            raise EmbedserveError(
                 f"output_type is {output_type!r}, it should be 'dense', 'sparse' or 'dense&sparse'"
             )
-        if not 1 <= dimension <= 2048:
-            raise invalid_input(f"dimension is {dimension}, it should be in [1, 2048]")
-        options = Options(text_type, instruct, dimension, output_type, truncate=truncate)
-        prepared = self.prepare(texts, options)
-        vectors = self._encode([window for item in prepared for window in item.windows])
-        return Embeddings(self.finish_all(prepared, vectors, options))
+        if truncate not in get_args(Truncate):
+            raise EmbedserveError(f"truncate is {truncate!r}, it should be 'none', 'start' or 'end'")
+        if not isinstance(instruct, str | None):
+            raise EmbedserveError(f"instruct is {instruct!r}, it should be a string")
+        if dimension is None:
+            dimension = self.default_dimension
+        if not hasattr(dimension, "__index__"):
+            raise EmbedserveError(f"dimension is {dimension!r}, it should be a whole number")
+        self._check_dimension(dimension)
+        return Options(text_type, instruct, int(dimension), output_type, truncate=truncate)
+
+    def _check_dimension(self, dimension: int) -> None:
+        if not 1 <= dimension <= MAX_DIMENSION:
+            raise EmbedserveError(f"dimension is {dimension}, it should be in [1, {MAX_DIMENSION}]")
+
+    def _place(self, options: Options) -> Space:
+        asked = (options.dimension, options.output_type, options.text_type, options.instruct)
+        return Space(self.name, self.fingerprint, *asked)
 
     def prepare(self, texts: Sequence[str], options: Options) -> list[Prepared]:
         """Tokenise, check and cut into windows. Raises EmbedserveError on the first text out of range."""
+        if options.instruct:
+            options = replace(options, instruct=normalise(options.instruct))
+        return self._prepare([normalise(text) for text in texts], options)
+
+    def compute(self, prepared: Sequence[Prepared], options: Options) -> list[Embedding]:
+        """The vectors of prepared texts, here and now; servers put a scheduler between the two steps."""
+        vectors = self._encode([window for item in prepared for window in item.windows])
+        return self.finish_all(prepared, vectors, options)
+
+    def _prepare(self, texts: Sequence[str], options: Options) -> list[Prepared]:
+        """:meth:`prepare` for normalised texts."""
         prefix = self._prefix(options.text_type, options.instruct)
-        cuts, kept = [], []
+        cuts: list[int] = []
+        kept: list[tuple[str, Ids]] = []
         for text, ids in zip(texts, self.tokenizer.encode_batch(texts), strict=True):
             cut = max(0, len(ids) - options.max_tokens)
             if not len(ids) or (cut and options.truncate == "none"):
-                raise bad_length(options.max_tokens)
+                raise bad_length(options.max_tokens, len(kept), len(ids))
             if cut:
                 ids = ids[cut:] if options.truncate == "start" else ids[: options.max_tokens]
                 text = self.decode(ids.tolist())
@@ -343,5 +401,5 @@ class Embedder:
                 room = CHUNK_TOKENS
             chunks[-1].append(window)
             room -= len(window.ids)
-        parts = [self.backbone.encode(chunk) for chunk in chunks]
+        parts = [self._turns.encode(chunk) for chunk in chunks]
         return np.concatenate(parts) if parts else np.empty((0, self.backbone.hidden_size), np.float32)

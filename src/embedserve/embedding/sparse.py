@@ -40,7 +40,7 @@ _IDENTIFIER_BORDER = re.compile(
 _JOINER = re.compile(r"(?<=\w)[\-./:#@+]+(?=\w)")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SparseVector:
     """A sparse vector over the vocabulary, largest value first (ties: lower index first).
 
@@ -53,6 +53,15 @@ class SparseVector:
     indices: Ids
     values: Floats
     tokens: tuple[str, ...]
+
+    def shown(self) -> str:
+        """The weightiest terms in a line."""
+        terms = [f"{token} {value:.4f}" for token, value in zip(self.tokens[:3], self.values, strict=False)]
+        count = len(self.indices)
+        return f"{count} term{'s' * (count != 1)} [{', '.join(terms)}{', …' * (count > 3)}]"
+
+    def __repr__(self) -> str:
+        return f"<SparseVector: {self.shown()}>"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """XLM-RoBERTa's Unigram tokenizer over the bundled vocabulary.
 
-``normalise`` is shared by every implementation; :class:`UnigramTokenizer` is the plain one (pure Python,
-the reference for the tests and the fall-back where the native core could not be built).
+:class:`Normaliser` is shared by every implementation; :class:`UnigramTokenizer` is the plain one (pure
+Python, the reference for the tests and the fall-back where the native core could not be built). Texts come
+from :func:`embedserve.embedding.text.normalise`, so they hold no surrogates.
 
 Source: Kudo 2018, "Subword Regularization" (the Unigram model); SentencePiece's nmt_nfkc rules per code
 point as stored with the weights.
@@ -50,8 +51,6 @@ class Normaliser:
         self._table: dict[int, str] = dict(weights.normal_forms)
         self._table[0] = ""  # the stored table begins at 1
         self._table[ord(WORD_START)] = " "  # a literal word mark means a space, as in SentencePiece
-        for surrogate in range(0xD800, 0xE000):  # JSON can smuggle in lone ones; they have no UTF-8 form
-            self._table[surrogate] = "\ufffd"
 
     def words(self, text: str) -> list[str]:
         """The normalised text, cut at spaces; pieces never cross these cuts."""

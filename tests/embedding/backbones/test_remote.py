@@ -121,8 +121,8 @@ Server = tuple[str, list[list[str]], dict[str, Callable[[list[str]], Answer]]]
 
 
 def test_windows_carry_any_text() -> None:
-    for text in ("", "plain", "重力 🙂 \x00", "a\ud800b"):
-        assert read_text(write_window(text)) == text.encode("utf-32-le", "replace").decode("utf-32-le")
+    for text in ("", "plain", "重力 🙂 \x00", "e\u0301 \ufffd"):
+        assert read_text(write_window(text)) == text
 
 
 def test_batches_keep_the_order_of_texts(server: Server) -> None:

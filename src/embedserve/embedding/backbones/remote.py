@@ -187,8 +187,8 @@ class RemoteBackbone:
 
 
 def write_window(text: str) -> Window:
-    """A text as a window of this backbone."""
-    ids = np.frombuffer(text.encode("utf-32-le", "replace"), "<i4").astype(np.int32)
+    """A text without surrogates as a window of this backbone."""
+    ids = np.frombuffer(text.encode("utf-32-le"), "<i4").astype(np.int32)
     return Window(ids, np.ones(len(ids), np.float32))
 
 

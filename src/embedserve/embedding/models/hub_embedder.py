@@ -14,11 +14,12 @@ import numpy as np
 from embedserve.embedding.backbones.base import Backbone, Floats, Ids, Window
 from embedserve.embedding.backbones.encoder import read_slots
 from embedserve.embedding.dense import mean_of_windows
-from embedserve.embedding.embedder import Embedder, Embeddings, Options, Prepared
+from embedserve.embedding.embedder import Embedder, Options, Prepared
 from embedserve.embedding.hub_tokenizer import HubTokenizer
 from embedserve.embedding.recipes import Golden, Recipe, check_golden, cut_and_normalise
 from embedserve.embedding.sparse import LexicalWeights, SparseVector, Terms
 from embedserve.embedding.tokenizer import WORD_START
+from embedserve.embedding.turns import Turns
 from embedserve.errors import ModelLoadError, bad_length, invalid_input
 
 PREFERRED_DIMENSION = 1024
@@ -63,6 +64,11 @@ class PublishedEmbedder(Embedder):
         self.model = model
         self.lexical = lexical
         self.recipe: PublishedRecipe = PublishedRecipe(model, fingerprint)
+        self._turns = Turns(backbone)
+
+    @property
+    def name(self) -> str:
+        return self.model.name
 
     @property
     def native_dimension(self) -> int:
@@ -78,14 +84,10 @@ class PublishedEmbedder(Embedder):
 
     @property
     def default_dimension(self) -> int:
-        """The size for callers who name none."""
         return PREFERRED_DIMENSION if PREFERRED_DIMENSION in self.model.dimensions else self.model.native_size
 
-    def embed(
-        self, texts: str | Sequence[str], *, dimension: int | None = None, **options: Any
-    ) -> Embeddings:
-        """As :meth:`Embedder.embed`; ``dimension`` is the model's own when omitted."""
-        return super().embed(texts, dimension=dimension or self.default_dimension, **options)
+    def _check_dimension(self, dimension: int) -> None:
+        pass  # by `prepare`, which knows the model's sizes and the remedy
 
     def _sparse(self, prepared: Prepared, vectors: Floats, options: Options) -> SparseVector | None:
         if prepared.terms is None:
@@ -141,8 +143,7 @@ class HubEmbedder(PublishedEmbedder):
         self.window_size = min(model.max_tokens, backbone.window_size)
         self._own_head = backbone.hidden_size > model.native_size
 
-    def prepare(self, texts: Sequence[str], options: Options) -> list[Prepared]:
-        """Tokenise, check and cut into windows. Raises EmbedserveError on the first value out of range."""
+    def _prepare(self, texts: Sequence[str], options: Options) -> list[Prepared]:
         if options.dense:
             self.model.check_dimension(options.dimension)
         prompt = self.model.prompt(options.text_type, options.instruct)
@@ -152,11 +153,13 @@ class HubEmbedder(PublishedEmbedder):
                 f"Value error, instruct has {length} tokens with its prompt, it should have at most {room}: "
                 "shorten it to one sentence that names the task.: parameters.instruct"
             )
-        cuts, counts, kept = [], [], []
+        cuts: list[int] = []
+        counts: list[int] = []
+        kept: list[tuple[str, Ids]] = []
         for text, ids in zip(texts, self._hub_tokenizer.encode_batch(texts), strict=True):
             cut = max(0, len(ids) - options.max_tokens)
             if not len(ids) or (cut and options.truncate == "none"):
-                raise bad_length(options.max_tokens)
+                raise bad_length(options.max_tokens, len(kept), len(ids))
             if cut:
                 ids = ids[cut:] if options.truncate == "start" else ids[: options.max_tokens]
                 text = self.decode(ids.tolist())

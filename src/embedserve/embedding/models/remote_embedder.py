@@ -33,16 +33,16 @@ class RemoteEmbedder(PublishedEmbedder):
         super().__init__(backbone, model, lexical, model.fingerprint(backbone.url, backbone.model))
         self._counter = tokenizer
 
-    def prepare(self, texts: Sequence[str], options: Options) -> list[Prepared]:
+    def _prepare(self, texts: Sequence[str], options: Options) -> list[Prepared]:
         if options.dense:
             self.model.check_dimension(options.dimension)
         prompt = self.model.prompt(options.text_type, options.instruct)
         limit = min(options.max_tokens, self.model.max_tokens)
-        prepared = []
+        prepared: list[Prepared] = []
         for text, ids in zip(texts, self._counter.encode_batch(texts), strict=True):
             cut = max(0, len(ids) - limit)
             if not len(ids) or (cut and options.truncate == "none"):
-                raise bad_length(limit)
+                raise bad_length(limit, len(prepared), len(ids))
             if cut:
                 ids = ids[cut:] if options.truncate == "start" else ids[:limit]
                 text = self.decode(ids.tolist())

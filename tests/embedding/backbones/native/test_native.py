@@ -151,8 +151,6 @@ ODD = [
     "</s>",
     "<s> </s> <pad> <unk> <mask>",
     "query:</s>query",
-    "\ud800",
-    "a\udfffb",
     "\x00\x01\x7f",
     "e\u0301 é",
     "▁▁ ▁a",
