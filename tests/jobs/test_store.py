@@ -26,6 +26,7 @@ from batch_workers import (
 from embedserve.errors import EmbedserveError
 from embedserve.jobs.files import FileStore
 from embedserve.jobs.leases import Worker
+from embedserve.jobs.litter import sweep
 from embedserve.jobs.queue import ChunkResult
 from embedserve.jobs.records import ENDED, Chunk, Job
 from embedserve.jobs.store import Jobs
@@ -274,7 +275,7 @@ def test_litter_is_swept_and_files_are_not(make: Made) -> None:
         path.touch()
     for path in (store.files.folder / "uploads").iterdir():
         os.utime(path, (0, 0))
-    store.files.sweep()
+    sweep(store.files.database, store.files.folder)
     assert not draft.exists()
     assert not orphan.exists()
     assert store.files.upload_path(find(store, "b")[0].input_file_id or "").exists()
@@ -315,7 +316,7 @@ def test_a_host_that_is_slow_holds_up_no_other_job(make: Made, monkeypatch: pyte
         released.wait(60)
         return path.write_bytes(b"a\n")
 
-    monkeypatch.setattr("embedserve.jobs.runner.download", fetch)
+    monkeypatch.setattr("embedserve.jobs.steps.download", fetch)
     store = make()
     for i in range(3):
         submit_task(store, f"t{i}", b"a")
@@ -338,7 +339,7 @@ def test_a_callback_that_does_not_answer_holds_up_no_lease(
     make: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released = threading.Event()
-    monkeypatch.setattr("embedserve.jobs.upkeep.notify", lambda *_, **__: released.wait(60))
+    monkeypatch.setattr("embedserve.jobs.callbacks.notify", lambda *_, **__: released.wait(60))
     monkeypatch.setattr("embedserve.jobs.upkeep.Upkeep.pause", 0.02)
     store = make()
     submit_batch(store, "told", lines(1))

@@ -69,13 +69,21 @@ class Dialect(Protocol):
 
     def problem(self, what: str, **values: Any) -> Problem:
         """A problem with the file as a whole: ``empty``, ``too_many_lines``, ``line_too_long``,
-        ``too_large``, ``missing`` or ``storage_full``."""
+        ``too_large``, ``missing`` or ``storage_full``; or ``given_up``, after so many ``tries``."""
+        ...
+
+    def is_blank(self, number: int, line: bytes) -> bool:
+        """Whether a line gives no result; the checker said 0 of it."""
+        ...
+
+    def read(self, job: Job, number: int, line: bytes, *, lenient: bool) -> Any:
+        """A line that was checked, as :meth:`answer` takes it; called in a thread."""
         ...
 
     async def answer(
-        self, service: EmbeddingService, caller: Caller, job: Job, number: int, line: bytes
+        self, service: EmbeddingService, caller: Caller, job: Job, number: int, asked: Any
     ) -> Answer:
-        """Answer a line; refusals become failed answers.
+        """Answer a line that was read; refusals become failed answers.
 
         Raises:
             EmbedserveError: what is not about this line (:func:`.errors.outlives_the_line`).
@@ -83,7 +91,8 @@ class Dialect(Protocol):
         ...
 
     def decline(self, job: Job, number: int, line: bytes) -> Answer:
-        """The answer to a line that was not run because the job was cancelled or expired."""
+        """The answer to a line that was not run because the job was cancelled or expired; called in a
+        thread."""
         ...
 
     def describe(self, job: Job) -> dict[str, Any]:

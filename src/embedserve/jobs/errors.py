@@ -42,6 +42,22 @@ class StorageFullError(EmbedserveError):
         )
 
 
+class GivenUpError(Exception):
+    """The work is no longer wanted here: its job has ended, another worker has it, or this one is to stop."""
+
+
+class PostponedError(Exception):
+    """The engine has no room for this work now.
+
+    Attributes:
+        pause: seconds after which it may have.
+    """
+
+    def __init__(self, pause: float = 0.0) -> None:
+        super().__init__()
+        self.pause = pause
+
+
 def outlives_the_line(error: EmbedserveError) -> bool:
     """Whether an error is no answer to the line that met it: there is no room now (to be tried again), or
     the key or its money has ended (so that no other line can be run either)."""

@@ -1,9 +1,9 @@
 """Files of callers: rows in the database, bytes in a folder that all nodes of a fleet share.
 
-Layout: ``uploads/<file id>`` is one upload; ``jobs/<job id>/000042.output`` is what chunk 42 of a job gave. A
-job's output file is the concatenation of its parts in order and is never copied together, so finishing a
-job costs nothing and needs no room. Every file appears complete (written aside, fsync, rename): whoever
-sees a name sees all its bytes.
+Layout: ``uploads/<file id>`` is one upload; ``jobs/<job id>/000042.output`` is what chunk 42 of a job gave,
+``jobs/<job id>/input`` what was fetched for it. A job's output file is the concatenation of its parts in
+order and is never copied together, so finishing a job costs nothing and needs no room. Every file appears
+complete (written aside, fsync, rename): whoever sees a name sees all its bytes.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from embedserve.errors import EmbedserveError
-from embedserve.jobs.errors import StorageFullError, is_full, no_such, refused
-from embedserve.jobs.records import ENDED, StoredFile
+from embedserve.jobs.errors import GivenUpError, StorageFullError, is_full, no_such, refused
+from embedserve.jobs.records import ENDED, Job, StoredFile
 from embedserve.storage.database import Database
 from embedserve.storage.tables import files, job_chunks, jobs
 
 MAX_FILES = 10_000
 """Per workspace; the original's limit per account."""
 _BLOCK = 256 * 1024
-_DRAFT_AGE = 24 * 3600.0
-"""Seconds after which a draft that nobody finished is litter."""
+INPUT = "input"
+"""Name of a fetched input in the folder of its job."""
 
 
 class FileStore:
@@ -203,40 +203,72 @@ class FileStore:
     # room
 
     def used_bytes(self, connection: Connection) -> int:
-        """By files, and by jobs that have none yet."""
+        """By files, by jobs that have none yet, and by inputs that were fetched."""
         stored = connection.execute(sa.select(sa.func.coalesce(sa.func.sum(files.c.bytes), 0))).scalar_one()
-        growing = sa.select(sa.func.coalesce(sa.func.sum(jobs.c.output_bytes + jobs.c.error_bytes), 0)).where(
-            jobs.c.status.not_in(ENDED)
-        )
+        parts = sa.case((jobs.c.status.in_(ENDED), 0), else_=jobs.c.output_bytes + jobs.c.error_bytes)
+        growing = sa.select(sa.func.coalesce(sa.func.sum(parts + jobs.c.input_bytes), 0))
         return int(stored) + int(connection.execute(growing).scalar_one())
 
     def check_room(self, extra: int = 0) -> None:
         """Raises StorageFullError if ``extra`` more bytes would touch the reserve or break the quota."""
+        self._check_disk(extra)
+        with self.database.read() as connection:
+            self._check_quota(connection, extra)
+
+    def hold_input(self, job: Job, worker: str, size: int) -> None:
+        """Count ``size`` bytes for the input that ``worker`` is fetching, until :meth:`drop_inputs`.
+
+        Raises:
+            GivenUpError: the job has ended, or another worker has it.
+            StorageFullError: there is no room for them; then less is counted.
+        """
+        self._check_disk(size)
+        own = (jobs.c.id == job.id, jobs.c.status == "validating", jobs.c.owner == worker)
+        with self.database.write() as connection:
+            changed = connection.execute(sa.update(jobs).where(*own).values(input_bytes=size))
+            if not changed.rowcount:
+                raise GivenUpError
+            self._check_quota(connection)
+
+    def drop_inputs(self) -> None:
+        """Remove fetched inputs of jobs that have ended."""
+        ended = sa.select(jobs.c.id).where(jobs.c.input_bytes > 0, jobs.c.status.in_(ENDED)).limit(1000)
+        with self.database.read() as connection:
+            ids = connection.execute(ended).scalars().all()
+        for id in ids:
+            self.drop_input(id)
+            with self.database.write() as connection:
+                connection.execute(sa.update(jobs).where(jobs.c.id == id).values(input_bytes=0))
+
+    def input_path(self, job: Job) -> Path:
+        """Where the bytes of a job's input lie, or will lie when they were fetched."""
+        return self.upload_path(job.input_file_id) if job.input_file_id else self.job_folder(job.id) / INPUT
+
+    def input_draft(self, job: Job) -> Path:
+        """A new name to fetch to, in a folder that is there; what an earlier fetch left is removed."""
+        self.drop_input(job.id)
+        folder = self.job_folder(job.id)
+        folder.mkdir(exist_ok=True, mode=0o700)
+        return folder / f".{INPUT}-{secrets.token_hex(6)}"
+
+    def drop_input(self, job_id: str) -> None:
+        folder = self.job_folder(job_id)
+        for path in [folder / INPUT, *folder.glob(f".{INPUT}*")]:
+            path.unlink(missing_ok=True)
+
+    def _check_disk(self, extra: int) -> None:
         if shutil.disk_usage(self.folder).free - extra < self.reserve_bytes:
             raise StorageFullError(
                 f"The server's disk has less than {self.reserve_bytes} bytes to spare: free some room, "
                 "or lower EMBEDSERVE_FILES_RESERVE_MB, and submit again."
             )
-        with self.database.read() as connection:
-            if self.used_bytes(connection) + extra > self.quota_bytes:
-                raise StorageFullError(
-                    f"The server's quota of {self.quota_bytes} bytes for files is used up: delete files, "
-                    "or raise EMBEDSERVE_FILES_QUOTA_MB, and submit again."
-                )
 
-    def sweep(self) -> None:
-        """Remove drafts that nobody finished, and uploads whose row never came to be."""
-        limit = time.time() - _DRAFT_AGE
-        old = [path for path in self.folder.glob("uploads/*") if _is_older(path, limit)]
-        old += [path for path in self.folder.glob("jobs/*/.*") if _is_older(path, limit)]
-        if not old:
-            return
-        names = [path.name for path in old if path.parent.name == "uploads"]
-        with self.database.read() as connection:
-            known = set(connection.execute(sa.select(files.c.id).where(files.c.job_id.is_(None))).scalars())
-        for path in old:
-            if path.name not in names or path.name not in known:
-                path.unlink(missing_ok=True)
+    def _check_quota(self, connection: Connection, extra: int = 0) -> None:
+        if self.used_bytes(connection) + extra > self.quota_bytes:
+            raise StorageFullError(
+                f"The server's quota of {self.quota_bytes} bytes for files is used up: delete files, "
+                "or raise EMBEDSERVE_FILES_QUOTA_MB, and submit again."
+            )
 
     def _parts(self, file: StoredFile) -> list[Path]:
         """Parts of the chunks that were booked, in order: what an aborted chunk left is not among them."""
@@ -248,13 +280,6 @@ class FileStore:
             numbers = connection.execute(query.order_by(job_chunks.c.number)).scalars().all()
         folder = self.job_folder(file.job_id or "")
         return [folder / f"{number:06d}{file.suffix}" for number in numbers]
-
-
-def _is_older(path: Path, limit: float) -> bool:
-    try:
-        return path.stat().st_mtime < limit
-    except OSError:
-        return False
 
 
 def _sync_folder(folder: Path) -> None:

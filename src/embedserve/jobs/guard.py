@@ -8,21 +8,29 @@ resolves differently the second time gains nothing.
 
 from __future__ import annotations
 
+import re
 import socket
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import ip_network
 from urllib.parse import SplitResult, urlsplit
 
 from embedserve.errors import EmbedserveError
+from embedserve.jobs.addresses import Address, Network, is_closed, is_public, is_within, parse_address
 
-Address = IPv4Address | IPv6Address
 Resolve = Callable[[str, int], Sequence[str]]
 """Host and port to the addresses behind it, as text."""
 
 MAX_URL = 4096
+RESOLVE_SECONDS = 15.0
+"""Longest wait for the resolver."""
 _PORTS = {"http": 80, "https": 443}
-_NAT64 = IPv6Network("64:ff9b::/96")
+_MAX_HOST = 253
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+"""A last label like this makes the host an IPv4 address to some resolver, in a spelling of the seventies."""
 
 
 def refused(reason: str, code: str = "InvalidURL") -> EmbedserveError:
@@ -44,9 +52,18 @@ class Target:
 
 
 def resolve_host(host: str, port: int) -> list[str]:
-    """The system's answer. Raises OSError."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    """The system's answer. Raises OSError, also when it takes longer than RESOLVE_SECONDS."""
+    answer: Future[list[str]] = Future()
+
+    def ask() -> None:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            answer.set_result(list(dict.fromkeys(str(entry[4][0]) for entry in found)))
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, name="embedserve-resolve", daemon=True).start()
+    return answer.result(RESOLVE_SECONDS)
 
 
 class UrlGuard:
@@ -63,9 +80,7 @@ class UrlGuard:
         self, hosts: Sequence[str], networks: Sequence[str], setting: str, resolve: Resolve = resolve_host
     ) -> None:
         self._hosts = [host.strip().lower().rstrip(".") for host in hosts if host.strip()]
-        self._networks: list[IPv4Network | IPv6Network] = [
-            ip_network(n.strip()) for n in networks if n.strip()
-        ]
+        self._networks: list[Network] = [ip_network(n.strip()) for n in networks if n.strip()]
         self._setting = setting
         self._resolve = resolve
 
@@ -86,13 +101,16 @@ class UrlGuard:
             raise refused("The url must start with http:// or https:// and name a host.")
         if "@" in parts.netloc:
             raise refused("The url must not contain a user name or password.")
+        literal = parse_address(host)
+        if literal is None or "%" in host:
+            _check_name(host)
         chosen = _PORTS[parts.scheme] if port is None else port
         if not any(self._matches(entry, host, chosen) for entry in self._hosts):
             raise refused(
-                f"The host {host[:253]} is not on this server's list: ask the operator to add it to "
+                f"The host {host} is not on this server's list: ask the operator to add it to "
                 f"{self._setting}, or upload the file to this server and name its content URL."
             )
-        if (literal := _literal(host)) is not None and not self.allows(literal):
+        if literal is not None and not self.allows(literal):
             raise refused("The url points to an address that is not public.")
         return parts, host, chosen
 
@@ -105,46 +123,35 @@ class UrlGuard:
         parts, host, port = self.check(url)
         try:
             addresses = self._resolve(host, port)
-        except OSError:
+        except (OSError, ValueError):  # the codec of names raises a ValueError for those it cannot spell
             addresses = []
         if not addresses:
             raise refused(f"The host {host} cannot be resolved.", "InvalidURL.ConnectionRefused")
-        if not all(self.allows(ip_address(address)) for address in addresses):
+        parsed = [parse_address(address) for address in addresses]
+        if not all(address is not None and self.allows(address) for address in parsed):
             raise refused("The url points to an address that is not public.")
         return Target(parts, host, port, addresses[0])
 
     def allows(self, address: Address) -> bool:
-        """Whether to connect there; an address wrapped in another (IPv4 in IPv6) counts as what is inside."""
-        address = _unwrap(address)
-        if address.is_link_local or address.is_multicast or address.is_unspecified:
-            return False
-        if any(address in network for network in self._networks):
-            return True
-        return address.is_global and not address.is_reserved and not address.is_loopback
+        """Whether to connect there."""
+        return not is_closed(address) and (is_public(address) or is_within(address, self._networks))
 
     def _matches(self, entry: str, host: str, port: int) -> bool:
         name, _, listed = entry.partition(":") if entry.count(":") == 1 else (entry, "", "")
         if name.startswith("["):  # [::1]:8080
             name, _, rest = entry[1:].partition("]")
             listed = rest.lstrip(":")
-        if (port != int(listed)) if listed else (port not in _PORTS.values()):
+        if (str(port) != listed) if listed else (port not in _PORTS.values()):
             return False
         return host.endswith(name[1:]) if name.startswith("*.") else host == name
 
 
-def _literal(host: str) -> Address | None:
-    try:
-        return ip_address(host)
-    except ValueError:
-        return None
-
-
-def _unwrap(address: Address) -> Address:
-    if isinstance(address, IPv6Address):
-        if inner := address.ipv4_mapped or address.sixtofour:
-            return inner
-        if address.teredo:
-            return address.teredo[1]
-        if address in _NAT64 or (int(address) >> 32 == 0 and int(address) > 1):
-            return IPv4Address(int(address) & 0xFFFFFFFF)
-    return address
+def _check_name(host: str) -> None:
+    """Raises EmbedserveError for what is no name in the domain name system."""
+    labels = host.split(".")
+    if len(host) > _MAX_HOST or not all(_LABEL.fullmatch(label) for label in labels):
+        raise refused(f"The host of the url, {host[:80]}, is no valid name.")
+    if _NUMBER.fullmatch(labels[-1]):
+        raise refused(
+            f"The host of the url, {host[:80]}, is neither a name nor an address in its usual form."
+        )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from embedserve.jobs.dialect import Dialect
+from embedserve.jobs.errors import GivenUpError
 from embedserve.jobs.records import Chunk, Job, Problem
 
 CHUNK_LINES = 64
@@ -16,7 +17,7 @@ CHUNK_BYTES = 512 * 1024
 """A chunk ends before it would exceed one of these, unless a single line does."""
 MAX_PROBLEMS = 20
 """After so many the rest of a file is not looked at."""
-_YIELD_LINES = 256
+_YIELD_LINES, _YIELD_BYTES = 256, 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +29,20 @@ class Plan:
     problems: list[Problem]
 
 
-def make_plan(path: Path, job: Job, dialect: Dialect) -> Plan:
-    """Read the file once, line by line."""
+def make_plan(path: Path, job: Job, dialect: Dialect, keep_going: Callable[[], bool] = lambda: True) -> Plan:
+    """Read the file once, line by line. Raises GivenUpError once ``keep_going`` says no."""
     checker = dialect.open_checker(job)
     chunks: list[Chunk] = []
     problems: list[Problem] = []
     draft = _Draft()
     total = 0
+    rested_at = 0
     for number, start, line in _read_lines(path, dialect.max_line_bytes):
-        if number % _YIELD_LINES == 0:
+        if number % _YIELD_LINES == 0 or start - rested_at > _YIELD_BYTES:
+            rested_at = start
             time.sleep(0.001)  # somebody may be waiting for this core
+            if not keep_going():
+                raise GivenUpError
         if len(line) > dialect.max_line_bytes:
             problems.append(dialect.problem("line_too_long", line=number + 1, limit=dialect.max_line_bytes))
             break

@@ -7,29 +7,28 @@ gone and books nothing. So each line ends up in the output and in the ledger exa
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from embedserve.accounts.charges import Booking, Charge, write_charges
 from embedserve.errors import EmbedserveError
+from embedserve.jobs import turns
+from embedserve.jobs.ending import end_job, fail_job, lock_job, note_problems
 from embedserve.jobs.errors import no_such
 from embedserve.jobs.records import ENDED, RUNNING, Chunk, Job, Kind, Problem, Status
+from embedserve.jobs.tries import pause_after
+from embedserve.jobs.turns import LEASE_SECONDS
 from embedserve.storage.database import Database
-from embedserve.storage.tables import files, job_chunks, jobs
+from embedserve.storage.tables import job_chunks, jobs
 
-LEASE_SECONDS = 60.0
 OPEN_JOBS: dict[Kind, int] = {"batch": 1000, "task": 50}
 """Jobs of a workspace that may be unfinished at a time, as the original allows."""
-RUNNING_TASKS = 3
-"""Tasks of a workspace that run at a time; the others are PENDING, and can be cancelled."""
-OUTPUT, ERROR = ".output", ".error"
+_BLOCK = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +120,18 @@ class JobQueue:
         """The job as it is now; None if it is too late.
 
         What waits to be checked is cancelled at once; what runs finishes the lines it is at.
+
+        Args:
+            only_pending: not what is being worked on, nor has been begun.
         """
         now = time.time()
         with self.database.write() as connection:
-            job = self._lock(connection, id)
+            job = lock_job(connection, id)
             if job is None or job.workspace != workspace or job.kind != kind:
                 raise no_such(kind, id)
             if job.status in ENDED or job.status in ("cancelling", "finalizing"):
                 return None
-            if only_pending and job.started_at is not None:
+            if only_pending and job.started_at is not None and self._is_held(connection, id, now):
                 return None
             if job.status == "validating":
                 changes: dict[str, Any] = {"status": "cancelled", "cancelling_at": now, "ended_at": now}
@@ -138,66 +140,77 @@ class JobQueue:
             connection.execute(sa.update(jobs).where(jobs.c.id == id).values(changes))
         return self.get(workspace, id, kind)
 
+    @staticmethod
+    def _is_held(connection: Connection, id: str, now: float) -> bool:
+        """Whether somebody works on a job, or has begun it; one that was tried and waits is nobody's."""
+        waits = sa.select(jobs.c.id).where(
+            jobs.c.id == id, jobs.c.status == "validating", turns.is_free(jobs, now)
+        )
+        return connection.execute(waits).first() is None
+
     # for the workers
 
-    def lease_check(self, worker: str, fetched: bool = False) -> Job | None:
-        """A job that waits to be checked and cut into chunks, oldest first; one whose input is here, or one
-        whose input is to be ``fetched``."""
+    def lease_fetch(self, worker: str) -> Job | None:
+        """A job whose input is to be fetched."""
+        return self._lease_job(worker, turns.fetches(time.time()))
+
+    def lease_check(self, worker: str, *, small: bool = False, suspects: bool = True) -> Job | None:
+        """A job that waits to be checked and cut into chunks. For the arguments see :func:`.turns.checks`."""
+        return self._lease_job(worker, turns.checks(time.time(), worker, small=small, suspects=suspects))
+
+    def _lease_job(self, worker: str, query: sa.Select[Any]) -> Job | None:
         now = time.time()
-        running = sa.alias(jobs)
-        busy = (
-            sa.select(sa.func.count())
-            .where(
-                running.c.kind == "task",
-                running.c.workspace == jobs.c.workspace,
-                running.c.started_at.is_not(None),
-                running.c.status.not_in(ENDED),
-                running.c.id != jobs.c.id,
-            )
-            .scalar_subquery()
-        )
-        query = (
-            sa.select(jobs)
-            .where(
-                jobs.c.status == "validating",
-                _is_free(jobs, now),
-                jobs.c.input_url.is_not(None) if fetched else jobs.c.input_url.is_(None),
-                sa.or_(jobs.c.kind != "task", busy < RUNNING_TASKS),
-            )
-            .order_by(jobs.c.created_at)
-            .limit(1)
-        )
-        with self.database.read() as connection:
+        with (
+            self.database.read() as connection
+        ):  # nothing to do is what is found most: not worth a write lock
             if connection.execute(query).first() is None:
-                return None  # the usual answer: no need for a write lock
+                return None
         with self.database.write() as connection:
             row = connection.execute(query.with_for_update(skip_locked=True, of=jobs)).mappings().first()
             if row is None:
                 return None
-            changes: dict[str, Any] = {"owner": worker, "lease_until": now + LEASE_SECONDS}
+            changes: dict[str, Any] = {
+                "owner": worker,
+                "lease_until": now + LEASE_SECONDS,
+                "attempts": row["attempts"] + 1,
+                "not_before": _pause(now, row["attempts"]),
+            }
             if row["started_at"] is None:
                 changes["started_at"] = now
             connection.execute(sa.update(jobs).where(jobs.c.id == row["id"]).values(changes))
+            turns.note_turn(connection, row["workspace"], now=now, check=True)
             return Job.of({**row, **changes})
+
+    def end_fetch(self, job: Job, worker: str, size: int) -> bool:
+        """The input is here: let it be checked. False if the job is no longer this worker's."""
+        done = {"fetched_at": time.time(), "input_bytes": size, "owner": None, "lease_until": None}
+        with self.database.write() as connection:
+            return bool(self.change_own(connection, job, worker, attempts=0, not_before=0.0, **done))
+
+    @staticmethod
+    def change_own(connection: Connection, job: Job, worker: str, **values: Any) -> int:
+        """Change a job that this worker has, to fetch or to check it; rows changed."""
+        own = (jobs.c.id == job.id, jobs.c.status == "validating", jobs.c.owner == worker)
+        return connection.execute(sa.update(jobs).where(*own).values(values)).rowcount
 
     def begin(self, job: Job, worker: str, model: str, chunks: Sequence[Chunk]) -> bool:
         """The job was checked: let its chunks run. False if it was cancelled or taken over meanwhile."""
         with self.database.write() as connection:
-            expected = (jobs.c.id == job.id, jobs.c.status == "validating", jobs.c.owner == worker)
-            changed = connection.execute(
-                sa.update(jobs)
-                .where(*expected)
-                .values(
-                    status="in_progress",
-                    in_progress_at=time.time(),
-                    model=model,
-                    total=sum(chunk.lines for chunk in chunks),
-                    chunks_left=len(chunks),
-                    owner=None,
-                    lease_until=None,
-                )
+            changed = self.change_own(
+                connection,
+                job,
+                worker,
+                status="in_progress",
+                in_progress_at=time.time(),
+                model=model,
+                total=sum(chunk.lines for chunk in chunks),
+                chunks_left=len(chunks),
+                owner=None,
+                lease_until=None,
+                attempts=0,
+                not_before=0.0,
             )
-            if not changed.rowcount:
+            if not changed:
                 return False
             rows = [
                 {
@@ -210,44 +223,49 @@ class JobQueue:
                 }
                 for c in chunks
             ]
-            connection.execute(sa.insert(job_chunks), rows)
+            for first in range(0, len(rows), _BLOCK):
+                connection.execute(sa.insert(job_chunks), rows[first : first + _BLOCK])
         return True
 
-    def postpone_check(self, job: Job, worker: str) -> None:
-        """Give a job back, unchecked."""
-        with self.database.write() as connection:
-            connection.execute(
-                sa.update(jobs)
-                .where(jobs.c.id == job.id, jobs.c.owner == worker)
-                .values(owner=None, lease_until=None)
-            )
+    def lease_chunk(self, worker: str, *, suspects: bool = True) -> tuple[Job, Chunk] | None:
+        """The next chunk of the workspace, and then of its job, that was served longest ago.
 
-    def lease_chunk(self, worker: str) -> tuple[Job, Chunk] | None:
-        """The next chunk of the job that was served longest ago: jobs take turns."""
+        Args:
+            suspects: also chunks that were tried often.
+        """
         now = time.time()
-        query = (
-            sa.select(jobs.c.id, job_chunks.c.number)
-            .join(job_chunks, job_chunks.c.job_id == jobs.c.id)
-            .where(jobs.c.status.in_(RUNNING), job_chunks.c.done.is_(False), _is_free(job_chunks, now))
-            .order_by(jobs.c.served_at, job_chunks.c.number)
-            .limit(1)
-        )
         with self.database.read() as connection:
-            if connection.execute(query).first() is None:
+            if connection.execute(turns.running(now, suspects=suspects)).first() is None:
                 return None
         with self.database.write() as connection:
-            found = connection.execute(query.with_for_update(skip_locked=True, of=job_chunks)).first()
-            if found is None:
-                return None
-            job_id, number = found
-            place = (job_chunks.c.job_id == job_id, job_chunks.c.number == number)
-            connection.execute(
-                sa.update(job_chunks).where(*place).values(owner=worker, lease_until=now + LEASE_SECONDS)
-            )
-            connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(served_at=now))
-            job = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).mappings().one()
-            chunk = connection.execute(sa.select(job_chunks).where(*place)).mappings().one()
-        return Job.of(job), Chunk.of(chunk)
+            others: list[str] = []
+            while True:
+                query = turns.running(now, suspects=suspects, without=others)
+                job = connection.execute(query).first()
+                if job is None:
+                    return None
+                row = connection.execute(turns.chunks(job[0], now, suspects=suspects)).mappings().first()
+                if row is not None:
+                    return self._lease_chunk(connection, worker, row, job[1], now)
+                others.append(job[0])  # another worker is about to take its last one
+
+    def _lease_chunk(
+        self, connection: Connection, worker: str, row: sa.RowMapping, workspace: str, now: float
+    ) -> tuple[Job, Chunk]:
+        changes = {
+            "owner": worker,
+            "lease_until": now + LEASE_SECONDS,
+            "attempts": row["attempts"] + 1,
+        }
+        place = (job_chunks.c.job_id == row["job_id"], job_chunks.c.number == row["number"])
+        connection.execute(sa.update(job_chunks).where(*place).values(changes))
+        served = {"served_at": now, "not_before": _pause(now, row["attempts"])}
+        job = connection.execute(
+            sa.update(jobs).where(jobs.c.id == row["job_id"]).values(served).returning(jobs)
+        ).mappings()
+        leased = Job.of(job.one()), Chunk.of({**row, **changes})
+        turns.note_turn(connection, workspace, now=now, check=False)
+        return leased
 
     def finish_chunk(self, job: Job, chunk: Chunk, worker: str, result: ChunkResult) -> Booking | None:
         """Book a chunk: done, counted and billed, or nothing of it; None if the lease was lost."""
@@ -278,7 +296,7 @@ class JobQueue:
                 lease_until=None,
             )
         )
-        current = self._lock(connection, job.id)
+        current = lock_job(connection, job.id)
         if not changed.rowcount or current is None or current.status not in RUNNING:
             raise _LeaseLostError
         charges = [
@@ -296,38 +314,54 @@ class JobQueue:
                 output_bytes=jobs.c.output_bytes + result.output_bytes,
                 error_bytes=jobs.c.error_bytes + result.error_bytes,
                 chunks_left=jobs.c.chunks_left - 1,
+                **({"not_before": 0.0} if chunk.attempts > 1 else {}),
             )
         )
         if result.problem is not None:
-            self._fail(connection, job.id, [result.problem], now)
+            fail_job(connection, job.id, [result.problem], now)
             return billed
         left = sa.select(jobs.c.chunks_left).where(jobs.c.id == job.id)
         if not connection.execute(left).scalar_one():
             ends: dict[Status, Status] = {"cancelling": "cancelled", "finalizing": "expired"}
-            self._end(connection, job.id, ends.get(current.status, "completed"), now)
+            end_job(connection, job.id, ends.get(current.status, "completed"), now)
         return billed
 
-    def postpone_chunk(self, job: Job, chunk: Chunk, worker: str) -> None:
-        """Give one chunk back, undone."""
+    def give_back(
+        self, job: Job, chunk: Chunk | None, worker: str, *, counts: bool, pause: float = 0.0
+    ) -> None:
+        """Give back what is not done.
+
+        Args:
+            counts: it was a try.
+            pause: seconds until the job's next turn.
+        """
+        table, place = jobs, [jobs.c.id == job.id]
+        if chunk is not None:
+            table, place = job_chunks, [job_chunks.c.job_id == job.id, job_chunks.c.number == chunk.number]
         with self.database.write() as connection:
-            connection.execute(
-                sa.update(job_chunks)
-                .where(
-                    job_chunks.c.job_id == job.id,
-                    job_chunks.c.number == chunk.number,
-                    job_chunks.c.owner == worker,
-                )
-                .values(owner=None, lease_until=None)
+            changed = connection.execute(
+                sa.update(table).where(*place, table.c.owner == worker).values(_freed(table, counts))
             )
+            if changed.rowcount:
+                rested = sa.update(jobs).where(jobs.c.id == job.id)
+                connection.execute(rested.values(not_before=time.time() + pause))
 
     def fail(self, job: Job, problems: Sequence[Problem]) -> bool:
         """Give a job up; lines that are done stay in its output, and billed. False if it had ended."""
         with self.database.write() as connection:
-            current = self._lock(connection, job.id)
+            current = lock_job(connection, job.id)
             if current is None or current.status in ENDED:
                 return False
-            self._fail(connection, job.id, problems, time.time())
+            fail_job(connection, job.id, problems, time.time())
         return True
+
+    def bury(self, job: Job, problem: Problem) -> None:
+        """:meth:`fail` for a job that cannot be failed as it should be: without files of what was done."""
+        with self.database.write() as connection:
+            open_job = sa.update(jobs).where(jobs.c.id == job.id, jobs.c.status.not_in(ENDED))
+            ended = {"status": "failed", "ended_at": time.time(), "owner": None, "lease_until": None}
+            if connection.execute(open_job.values(ended)).rowcount:
+                note_problems(connection, job.id, [problem])
 
     def expire_due(self) -> bool:
         """Jobs past their deadline: what waits expires at once, what runs answers its open lines so.
@@ -353,63 +387,27 @@ class JobQueue:
             for table in (jobs, job_chunks):
                 connection.execute(sa.update(table).where(table.c.owner == worker).values(lease_until=until))
 
-    def release(self, worker: str) -> None:
-        """Give back everything a worker holds, because it ends or has died."""
+    def release(self, worker: str, *, counts: bool) -> None:
+        """Give back everything a worker holds.
+
+        Args:
+            counts: its tries count, because it has died; not if it was stopped.
+        """
         with self.database.write() as connection:
             for table in (jobs, job_chunks):
                 connection.execute(
-                    sa.update(table).where(table.c.owner == worker).values(owner=None, lease_until=None)
+                    sa.update(table).where(table.c.owner == worker).values(_freed(table, counts))
                 )
 
-    # after the end
 
-    def callbacks(self) -> list[Job]:
-        """Some ended jobs whose callback was not told yet; at random, so that dead ones hold up no others."""
-        query = sa.select(jobs).where(jobs.c.callback.is_not(None), jobs.c.status.in_(ENDED))
-        query = query.order_by(sa.func.random()).limit(20)
-        with self.database.read() as connection:
-            return [Job.of(row) for row in connection.execute(query).mappings()]
-
-    def close_callback(self, job: Job) -> None:
-        with self.database.write() as connection:
-            connection.execute(sa.update(jobs).where(jobs.c.id == job.id).values(callback=None))
-
-    def _lock(self, connection: Connection, id: str) -> Job | None:
-        row = connection.execute(sa.select(jobs).where(jobs.c.id == id).with_for_update()).mappings().first()
-        return Job.of(row) if row else None
-
-    def _fail(self, connection: Connection, id: str, problems: Sequence[Problem], now: float) -> None:
-        listed = orjson.dumps([problem.as_dict() for problem in problems]).decode()
-        connection.execute(sa.update(jobs).where(jobs.c.id == id).values(errors=listed))
-        self._end(connection, id, "failed", now)
-
-    def _end(self, connection: Connection, id: str, status: Status, now: float) -> None:
-        """Set the final status and make files of what there is."""
-        job = Job.of(connection.execute(sa.select(jobs).where(jobs.c.id == id)).mappings().one())
-        changes: dict[str, Any] = {"status": status, "ended_at": now, "owner": None, "lease_until": None}
-        if job.finalizing_at is None and status != "failed":
-            changes["finalizing_at"] = now
-        made = {OUTPUT: ("output_file_id", job.output_bytes), ERROR: ("error_file_id", job.error_bytes)}
-        for suffix, (column, size) in made.items():
-            if size:
-                name = suffix[1:]
-                changes[column] = f"file-batch_{name}-{secrets.token_hex(12)}"
-                connection.execute(
-                    sa.insert(files).values(
-                        id=changes[column],
-                        workspace=job.workspace,
-                        purpose=f"batch_{name}",
-                        filename=f"{job.id}_{name}.{'jsonl' if job.kind == 'batch' else 'txt.gz'}",
-                        bytes=size,
-                        created_at=now,
-                        job_id=job.id,
-                        suffix=suffix,
-                    )
-                )
-        connection.execute(sa.update(jobs).where(jobs.c.id == id).values(changes))
+def _pause(now: float, tries: int) -> float:
+    """When a job whose work was tried ``tries`` times, and is now tried again, may have its next turn if this
+    worker dies. Not before the first try is over: work is taken up at once after an accident."""
+    return now + pause_after(tries) if tries else 0.0
 
 
-def _is_free(table: sa.Table, now: float) -> sa.ColumnElement[bool]:
-    """Nobody has it, or his time is over; a lease far in the future is one of a clock that was set back."""
-    until = table.c.lease_until
-    return sa.or_(table.c.owner.is_(None), until < now, until > now + 2 * LEASE_SECONDS)
+def _freed(table: sa.Table, counts: bool) -> dict[str, Any]:
+    freed: dict[str, Any] = {"owner": None, "lease_until": None}
+    if not counts:
+        freed["attempts"] = sa.case((table.c.attempts > 0, table.c.attempts - 1), else_=0)
+    return freed

@@ -77,6 +77,9 @@ class Job(_Row):
     error_bytes: int = 0
     output_file_id: str | None = None
     error_file_id: str | None = None
+    attempts: int = 0
+    input_bytes: int = 0
+    fetched_at: float | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -98,6 +101,11 @@ class Chunk(_Row):
     lines: int
     start: int
     length: int
+    attempts: int = 0
+
+
+MAX_MESSAGE = 2000
+"""Characters of a problem's message that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,4 +118,11 @@ class Problem:
     line: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return {"code": self.code, "message": self.message, "param": self.param, "line": self.line}
+        """As it is stored; whatever the texts are, any database and any JSON writer takes them."""
+        param = None if self.param is None else _clean(self.param)
+        return {"code": _clean(self.code), "message": _clean(self.message), "param": param, "line": self.line}
+
+
+def _clean(text: str) -> str:
+    text = text[:MAX_MESSAGE].replace("\0", "\ufffd")
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

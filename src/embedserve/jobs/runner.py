@@ -1,36 +1,32 @@
-"""Works through the jobs: check, cut, answer chunk after chunk, book.
+"""Works through the jobs: leases work, sees it through, and decides what becomes of what raised.
 
-Everything that blocks (disk, database, downloads) runs in threads; the event loop only hands texts to the
-service, in the bulk lane. A runner that is killed leaves leases behind and perhaps parts that nobody booked;
-the next one takes the leases back and writes the same bytes again (vectors and ids do not change).
+A runner that is killed leaves leases behind and perhaps parts that nobody booked; the next one takes the
+leases back and writes the same bytes again (vectors and ids do not change). Whatever raises ends at most the
+job that it came from, and never a loop in here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gzip
 import logging
-import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from embedserve.accounts.caller import Caller
-from embedserve.accounts.errors import ends_the_work, key_ended
+from embedserve.accounts.errors import ends_the_work
 from embedserve.errors import EmbedserveError
-from embedserve.jobs.dialect import Answer, Dialect
-from embedserve.jobs.download import download
-from embedserve.jobs.errors import StorageFullError
+from embedserve.jobs.callbacks import AT_A_TIME, Callbacks
+from embedserve.jobs.dialect import Dialect
+from embedserve.jobs.errors import GivenUpError, PostponedError, StorageFullError
 from embedserve.jobs.files import FileStore
 from embedserve.jobs.guard import UrlGuard
 from embedserve.jobs.leases import Worker
-from embedserve.jobs.plan import make_plan, read_chunk
-from embedserve.jobs.queue import ERROR, OUTPUT, ChunkResult, JobQueue
-from embedserve.jobs.records import Chunk, Job, Kind
+from embedserve.jobs.queue import JobQueue
+from embedserve.jobs.records import Chunk, Job, Kind, Problem
+from embedserve.jobs.steps import Steps
+from embedserve.jobs.tries import MANY_TRIES, MAX_RAISED, MAX_TRIES, is_outage, pause_after, tell
 from embedserve.jobs.upkeep import Upkeep
 from embedserve.service import EmbeddingService
 
@@ -38,20 +34,15 @@ log = logging.getLogger("embedserve.jobs")
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Lease = tuple[Job, Chunk | None]
 
-LINES_AT_A_TIME = 16
-"""Lines that one chunk has at the service together."""
-FETCHES = 3
-"""Inputs that are fetched from other hosts at a time; jobs whose input is here never wait for them."""
+FETCHES = 12
+"""Inputs that are fetched from other hosts at a time, three of a workspace; others never wait for them."""
+CHECKS, SMALL_CHECKS = 3, 1
+"""Inputs that are checked at a time, of different workspaces; and small ones beside them."""
 POLL_SECONDS = 1.0
 """How often to look for what other nodes have put in; a node's own jobs wake it at once."""
-PATIENCE_SECONDS = 30.0
-"""How long a chunk waits for room in the engine before it is given back."""
 _BROKEN_SECONDS = 2.0
-
-
-class _PostponedError(Exception):
-    """The engine has no room for bulk work now."""
 
 
 class Runner:
@@ -70,6 +61,7 @@ class Runner:
         guard: UrlGuard,
         worker: Worker,
         upkeep: Upkeep,
+        callbacks: Callbacks,
         *,
         concurrency: int = 2,
     ) -> None:
@@ -79,37 +71,56 @@ class Runner:
         self.dialects = dialects
         self.worker = worker
         self.upkeep = upkeep
+        self.callbacks = callbacks
         self.concurrency = concurrency
-        self._guard = guard
-        self._threads = ThreadPoolExecutor(concurrency + FETCHES + 3, thread_name_prefix="embedserve-jobs")
-        self._tasks: list[asyncio.Task[None]] = []
+        at_a_time = concurrency + FETCHES + CHECKS + SMALL_CHECKS + AT_A_TIME
+        self._threads = ThreadPoolExecutor(at_a_time + 4, thread_name_prefix="embedserve-jobs")
+        self._steps = Steps(
+            service,
+            queue,
+            files,
+            dialects,
+            guard,
+            self._threads,
+            worker.name,
+            self._keep_going,
+        )
+        self._loops: list[asyncio.Task[None]] = []
+        self._work: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._closing = False
-        self._stranded: list[tuple[Job, Chunk | None]] = []  # leased here, failed, and not yet given back
+        self._taking = asyncio.Lock()
+        self._on_trial = False  # a piece of work that was tried often is under way
+        self._returns: deque[Callable[[], None]] = deque()  # leases to be given back
 
     async def start(self) -> None:
         await self._thread(self.upkeep.take_back)
-        loops: list[Callable[[], Coroutine[None, None, None]]] = [
-            partial(self._check_jobs, fetched=False),
-            *[partial(self._check_jobs, fetched=True)] * FETCHES,
-            *[self._run_chunks] * self.concurrency,
-            self._look_after,
-            self._tidy,
+        loops: list[Coroutine[None, None, None]] = [
+            self._serve(self.concurrency, self._take_chunk, self._run),
+            self._serve(CHECKS, partial(self._take_check, small=False), self._check),
+            self._serve(SMALL_CHECKS, partial(self._take_check, small=True), self._check),
+            self._serve(FETCHES, self._take_fetch, self._fetch, deadly=False),
+            self._repeat(self._look_after),
+            self._repeat(self._tidy),
+            self._repeat(self._call_back),
         ]
-        self._tasks = [asyncio.create_task(loop(), name="embedserve-jobs") for loop in loops]
+        self._loops = [asyncio.create_task(loop, name="embedserve-jobs") for loop in loops]
 
     async def close(self) -> None:
         """Stop where we are; what was not booked is given back for the next runner."""
         self._closing = True
-        for task in self._tasks:
+        for task in [*self._loops, *self._work]:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._loops, *self._work, return_exceptions=True)
+        await asyncio.to_thread(self._threads.shutdown)  # nobody takes a lease after this
         try:
-            await self._thread(self.queue.release, self.worker.name)
-        except SQLAlchemyError as error:
-            log.warning("leases were not given back (%s): they run out", type(error).__name__)
-        self._threads.shutdown()
+            await asyncio.to_thread(self.queue.release, self.worker.name, counts=False)
+        except Exception as error:
+            log.warning("leases were not given back: they run out (%s)", tell(error))
         self.worker.close()
+
+    def _keep_going(self) -> bool:
+        return not self._closing
 
     def wake(self) -> None:
         """There is something to do."""
@@ -126,242 +137,184 @@ class Runner:
         except TimeoutError:
             pass
 
-    async def _check_jobs(self, fetched: bool) -> None:
+    # loops
+
+    async def _serve(
+        self,
+        slots: int,
+        take: Callable[[bool], Lease | None],
+        work: Callable[[Job, Chunk | None], Awaitable[None]],
+        *,
+        deadly: bool = True,
+    ) -> None:
+        """Take work of one kind for as long as there is any, ``slots`` pieces at a time.
+
+        Args:
+            deadly: such work might end the process, so what was tried often runs alone.
+        """
+        room = asyncio.Semaphore(slots)
+        while True:
+            await room.acquire()
+            try:
+                lease, trial = await self._take(take, deadly)
+            except Exception as error:
+                log.warning("jobs cannot be taken: %s", tell(error))
+                room.release()
+                await asyncio.sleep(_BROKEN_SECONDS)
+                continue
+            if lease is None:
+                room.release()
+                await self._rest()
+                continue
+            task = asyncio.create_task(self._see_through(*lease, work), name="embedserve-job")
+            self._work.add(task)
+            task.add_done_callback(partial(self._end, room, trial))
+
+    async def _take(self, take: Callable[[bool], Lease | None], deadly: bool) -> tuple[Lease | None, bool]:
+        """A lease, and whether it is on trial: then no other such one runs here until it has ended."""
+        await self._give_back()
+        async with self._taking:
+            lease = await self._thread(take, not self._on_trial)
+            trial = deadly and lease is not None and _tries(*lease) > MANY_TRIES
+            self._on_trial = self._on_trial or trial
+            return lease, trial
+
+    def _end(self, room: asyncio.Semaphore, trial: bool, task: asyncio.Task[None]) -> None:
+        self._work.discard(task)
+        if trial:
+            self._on_trial = False
+        room.release()
+        self.wake()
+        if not task.cancelled() and (error := task.exception()):
+            log.error("a job's end failed: %s", tell(error))
+
+    def _take_chunk(self, suspects: bool) -> Lease | None:
+        return self.queue.lease_chunk(self.worker.name, suspects=suspects)
+
+    def _take_check(self, suspects: bool, *, small: bool) -> Lease | None:
+        job = self.queue.lease_check(self.worker.name, small=small, suspects=suspects)
+        return (job, None) if job else None
+
+    def _take_fetch(self, suspects: bool) -> Lease | None:
+        job = self.queue.lease_fetch(self.worker.name)
+        return (job, None) if job else None
+
+    async def _repeat(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                await self._give_back()
-                job = await self._thread(self.queue.lease_check, self.worker.name, fetched)
-                if job is None:
-                    await self._rest()
-                    continue
-                try:
-                    await self._check(job)
-                except Exception:
-                    self._stranded.append((job, None))
-                    raise
-                self.wake()
-            except Exception:
-                log.exception("checking jobs failed")
-                await asyncio.sleep(_BROKEN_SECONDS)
-
-    async def _run_chunks(self) -> None:
-        while True:
-            try:
-                await self._give_back()
-                leased = await self._thread(self.queue.lease_chunk, self.worker.name)
-                if leased is None:
-                    await self._rest()
-                    continue
-                try:
-                    await self._run(*leased)
-                except Exception:
-                    self._stranded.append(leased)
-                    raise
-                self.wake()
-            except Exception:
-                log.exception("running jobs failed")
-                await asyncio.sleep(_BROKEN_SECONDS)
-
-    async def _give_back(self) -> None:
-        """What failed for a reason that is not the job's, such as a database that is away, is tried again."""
-        while self._stranded:
-            job, chunk = self._stranded[-1]
-            if chunk is None:
-                await self._thread(self.queue.postpone_check, job, self.worker.name)
-            else:
-                await self._thread(self.queue.postpone_chunk, job, chunk, self.worker.name)
-            self._stranded.remove((job, chunk))
+                await work()
+            except Exception as error:
+                log.error("looking after jobs failed: %s", tell(error))
+            await asyncio.sleep(self.upkeep.pause)
 
     async def _look_after(self) -> None:
-        while True:
-            try:
-                if await self._thread(self.upkeep.look_after):
-                    self.wake()
-            except Exception:
-                log.exception("looking after jobs failed")
-            await asyncio.sleep(self.upkeep.pause)
+        await self._give_back()
+        if await self._thread(self.upkeep.look_after):
+            self.wake()
 
     async def _tidy(self) -> None:
-        while True:
-            try:
-                await self._thread(self.upkeep.tidy)
-            except Exception:
-                log.exception("tidying up after jobs failed")
-            await asyncio.sleep(self.upkeep.pause)
+        await self._thread(self.upkeep.tidy)
 
-    # one job
+    async def _call_back(self) -> None:
+        while found := await self._thread(self.callbacks.claim):
+            told = [self._thread(self.callbacks.tell, job, self._keep_going) for job in found]
+            await asyncio.gather(*told, return_exceptions=True)
 
-    async def _check(self, job: Job) -> None:
-        dialect = self.dialects[job.kind]
-        try:
-            await self._caller_of(job)
-            await self._thread(self._fetch, job, dialect)
-            plan = await self._thread(make_plan, self._input(job), job, dialect)
-            problems = plan.problems
-        except StorageFullError as error:
-            problems = [dialect.problem("storage_full", message=error.message)]
-        except FileNotFoundError:
-            problems = [dialect.problem("missing")]
-        except EmbedserveError as error:
-            problems = [dialect.refusal(error)]
-        if problems:
-            await self._thread(self.queue.fail, job, problems)
-        else:
-            await self._thread(self.queue.begin, job, self.worker.name, plan.model, plan.chunks)
+    # one lease
 
-    async def _caller_of(self, job: Job) -> Caller:
-        """Whose work it is, as the key is now. Raises EmbedserveError (401) if it has ended."""
-        find = self.service.accounts.find_caller
-        if self.service.accounts.is_active(job.key_id):
-            return find(job.key_id, job.workspace)
-        return await self._thread(find, job.key_id, job.workspace)
+    async def _fetch(self, job: Job, chunk: Chunk | None) -> None:
+        await self._steps.fetch(job)
 
-    def _input(self, job: Job) -> Path:
-        if job.input_file_id:
-            return self.files.upload_path(job.input_file_id)
-        return self.files.job_folder(job.id) / "input"
+    async def _check(self, job: Job, chunk: Chunk | None) -> None:
+        await self._steps.check(job)
 
-    def _fetch(self, job: Job, dialect: Dialect) -> None:
-        """Have the input on disk: fetched from its URL, if it is not there yet."""
-        path = self._input(job)
-        if job.input_url is None or path.exists():
-            return
-        self.files.check_room()
-        path.parent.mkdir(exist_ok=True, mode=0o700)
-        draft = path.with_name(".input")
-        download(
-            job.input_url,
-            draft,
-            self._guard,
-            limit=dialect.max_file_bytes,
-            keep_going=lambda: not self._closing,
-        )
-        draft.rename(path)
+    async def _run(self, job: Job, chunk: Chunk | None) -> None:
+        assert chunk is not None
+        await self._steps.run(job, chunk)
 
-    # one chunk
-
-    async def _run(self, job: Job, chunk: Chunk) -> None:
-        dialect = self.dialects[job.kind]
-        answers: Sequence[Answer] = []
-        end: EmbedserveError | None = None
-        try:
-            lines = [
-                (number, line)
-                for number, line in await self._thread(read_chunk, self._input(job), chunk)
-                if line.strip()
-            ]
-            if job.status == "in_progress":
-                caller = await self._caller_of(job)
-                answers, end = await self._answer_all(dialect, caller, job, lines)
-            else:
-                answers = [dialect.decline(job, number, line) for number, line in lines]
-            await self._book(job, chunk, dialect, answers, end)
-        except _PostponedError:
-            await self._thread(self.queue.postpone_chunk, job, chunk, self.worker.name)
-        except StorageFullError as error:
-            log.error("job %s fails: %s", job.id, error.message)
-            await self._thread(self.queue.fail, job, [dialect.problem("storage_full", message=error.message)])
-        except FileNotFoundError:
-            await self._thread(self.queue.fail, job, [dialect.problem("missing")])
-        except EmbedserveError as error:
-            if not ends_the_work(error):
-                raise
-            await self._thread(self.queue.fail, job, [dialect.refusal(error)])
-        finally:
-            for answer in answers:
-                if answer.reservation is not None:
-                    await self.service.accounts.release(answer.reservation)
-
-    async def _book(
-        self,
-        job: Job,
-        chunk: Chunk,
-        dialect: Dialect,
-        answers: Sequence[Answer],
-        end: EmbedserveError | None,
+    async def _see_through(
+        self, job: Job, chunk: Chunk | None, work: Callable[[Job, Chunk | None], Awaitable[None]]
     ) -> None:
-        sizes = await self._thread(self._write, job, chunk, dialect, answers)
-        good = [answer for answer in answers if answer.ok]
-        result = ChunkResult(
-            completed=len(good),
-            failed=len(answers) - len(good),
-            output_bytes=sizes[0],
-            error_bytes=sizes[1],
-            usage=[(answer.request_id, answer.tokens) for answer in good if answer.tokens],
-            problem=dialect.refusal(end) if end else None,
-        )
-        if not await self._thread(self._finish, job, chunk, result):
-            log.warning("job %s: chunk %d was taken over, or the job ended: not booked", job.id, chunk.number)
-
-    def _finish(self, job: Job, chunk: Chunk, result: ChunkResult) -> bool:
-        """Book a chunk and tell the accounts of it; false if another worker has taken it over."""
-        accounts = self.service.accounts
-        with accounts.spending.step:
-            booking = self.queue.finish_chunk(job, chunk, self.worker.name, result)
-            if booking is not None:
-                accounts.count(booking)
-        return booking is not None
-
-    def _write(self, job: Job, chunk: Chunk, dialect: Dialect, answers: Sequence[Answer]) -> tuple[int, int]:
-        """Render the lines into the parts of the chunk; (bytes of output, bytes of errors)."""
-        sizes = []
-        for suffix, good in ((OUTPUT, True), (ERROR, False)):
-            chosen = [a for a in answers if a.ok is good or (not dialect.split and suffix == OUTPUT)]
-            if not chosen or (suffix == ERROR and not dialect.split):
-                sizes.append(0)
-                continue
-            lines: Iterable[bytes] = (answer.render() for answer in chosen)
-            if dialect.compress:
-                lines = [gzip.compress(b"".join(lines), compresslevel=1, mtime=0)]
-            sizes.append(self.files.write_part(job.id, chunk.number, suffix, lines))
-        return sizes[0], sizes[1]
-
-    async def _answer_all(
-        self, dialect: Dialect, caller: Caller, job: Job, lines: Sequence[tuple[int, bytes]]
-    ) -> tuple[list[Answer], EmbedserveError | None]:
-        """The answers, and why they are not all there: the key or its money came to an end."""
-        room = asyncio.Semaphore(LINES_AT_A_TIME)
-        until = time.monotonic() + PATIENCE_SECONDS
-        ends: list[EmbedserveError] = []
-
-        async def answer(number: int, line: bytes) -> Answer | None:
-            async with room:
-                if not ends:
-                    try:
-                        return await self._answer(dialect, caller, job, number, line, until)
-                    except EmbedserveError as error:
-                        ends.append(error)
-                return None
-
-        tasks = [asyncio.ensure_future(answer(number, line)) for number, line in lines]
+        """Do one piece of leased work; whatever it raises has its consequences here."""
         try:
-            answers = await asyncio.gather(*tasks)
-        except BaseException:
-            for task in tasks:
-                task.cancel()
-            done = await asyncio.gather(*tasks, return_exceptions=True)
-            for item in done:
-                if isinstance(item, Answer) and item.reservation is not None:
-                    await self.service.accounts.release(item.reservation)
-            raise
-        return [item for item in answers if item is not None], ends[0] if ends else None
+            if _tries(job, chunk) > MAX_TRIES:
+                await self._give_up(job, MAX_TRIES)
+            else:
+                await work(job, chunk)
+        except BaseException as error:  # a panic of native code is no Exception; nor is being cancelled
+            if self._closing or isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
+            await self._set_back(job, chunk, error)
 
-    async def _answer(
-        self, dialect: Dialect, caller: Caller, job: Job, number: int, line: bytes, until: float
-    ) -> Answer:
-        """Answer a line, waiting for room in the engine where there is none.
+    async def _set_back(self, job: Job, chunk: Chunk | None, error: BaseException) -> None:
+        """Work raised: end the job, or have it tried again."""
+        try:
+            problem = self._verdict(job, chunk, error)
+            tries = _tries(job, chunk)
+            if problem is not None:
+                await self._fail(job, problem)
+                return
+            if isinstance(error, PostponedError):
+                counts, pause = False, error.pause
+            elif isinstance(error, GivenUpError):
+                counts, pause = False, 0.0
+            elif is_outage(error) or _is_refusal_of_the_moment(error):
+                log.warning("job %s waits for database, disk or engine: %s", job.id, tell(error))
+                counts, pause = False, _BROKEN_SECONDS
+            else:
+                log.error("job %s: try %d of %d failed: %s", job.id, tries, MAX_RAISED, tell(error))
+                if tries >= MAX_RAISED:
+                    await self._give_up(job, tries)
+                    return
+                counts, pause = True, pause_after(tries)
+        except Exception as second:  # the end of a job could not be written down: it is tried once more
+            log.warning("job %s could not be ended: %s", job.id, tell(second))
+            counts, pause = not is_outage(second), _BROKEN_SECONDS
+        back = partial(self.queue.give_back, job, chunk, self.worker.name, counts=counts, pause=pause)
+        self._returns.append(back)
+        await self._give_back()
 
-        Raises:
-            EmbedserveError: the key or its money has ended.
-        """
-        while True:
-            if not self.service.accounts.is_active(caller.key_id):
-                raise key_ended()
+    def _verdict(self, job: Job, chunk: Chunk | None, error: BaseException) -> Problem | None:
+        """Why a job ends here; None where it may be tried again."""
+        dialect = self.dialects[job.kind]
+        if isinstance(error, StorageFullError):
+            log.error("job %s fails: %s", job.id, error.message)
+            return dialect.problem("storage_full", message=error.message)
+        if isinstance(error, FileNotFoundError):
+            return dialect.problem("missing")
+        if not isinstance(error, EmbedserveError) or _is_refusal_of_the_moment(error):
+            return None
+        return dialect.refusal(error) if chunk is None or ends_the_work(error) else None
+
+    async def _give_up(self, job: Job, tries: int) -> None:
+        await self._fail(job, self.dialects[job.kind].problem("given_up", tries=tries))
+
+    async def _fail(self, job: Job, problem: Problem) -> None:
+        try:
+            await self._thread(self.queue.fail, job, [problem])
+        except Exception as error:
+            if is_outage(error):
+                raise
+            log.error("job %s ends without its files: %s", job.id, tell(error))
+            await self._thread(self.queue.bury, job, problem)
+
+    async def _give_back(self) -> None:
+        """What could not be given back, as while a database was away, is as soon as it can be."""
+        for _ in range(len(self._returns)):
+            if not self._returns:
+                return
+            back = self._returns.popleft()
             try:
-                return await dialect.answer(self.service, caller, job, number, line)
-            except EmbedserveError as error:
-                if ends_the_work(error):
-                    raise
-                if time.monotonic() > until:
-                    raise _PostponedError from error
-                await asyncio.sleep(min(error.retry_after or 1.0, 5.0))
+                await self._thread(back)
+            except Exception as error:
+                self._returns.append(back)
+                log.warning("a lease was not given back yet: %s", tell(error))
+
+
+def _tries(job: Job, chunk: Chunk | None) -> int:
+    """Of the work, with this one."""
+    return (chunk or job).attempts
+
+
+def _is_refusal_of_the_moment(error: BaseException) -> bool:
+    return isinstance(error, EmbedserveError) and error.status in (429, 503)

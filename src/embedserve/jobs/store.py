@@ -6,13 +6,15 @@ from collections.abc import Mapping
 
 import sqlalchemy as sa
 
+from embedserve.jobs.callbacks import Callbacks
 from embedserve.jobs.dialect import Dialect
+from embedserve.jobs.ending import OUTPUT
 from embedserve.jobs.errors import no_such
 from embedserve.jobs.files import FileStore
 from embedserve.jobs.guard import UrlGuard
 from embedserve.jobs.leases import Worker
 from embedserve.jobs.links import LinkSigner
-from embedserve.jobs.queue import OUTPUT, JobQueue
+from embedserve.jobs.queue import JobQueue
 from embedserve.jobs.records import Job, Kind, StoredFile
 from embedserve.jobs.runner import Runner
 from embedserve.jobs.upkeep import Upkeep
@@ -48,7 +50,8 @@ class Jobs:
             "batch": settings.batch_days * 86400,
             "task": settings.task_hours * 3600,
         }
-        upkeep = Upkeep(self.queue, self.files, self._worker, dialects, self.callbacks, keep)
+        upkeep = Upkeep(self.queue, self.files, self._worker, keep)
+        callbacks = Callbacks(database, dialects, self.callbacks)
         self.runner = Runner(
             service,
             self.queue,
@@ -57,6 +60,7 @@ class Jobs:
             self.inputs,
             self._worker,
             upkeep,
+            callbacks,
             concurrency=settings.batch_concurrency,
         )
 

@@ -20,6 +20,7 @@ from embedserve.http.fields import BEIJING
 from embedserve.jobs.dialect import Answer
 from embedserve.jobs.errors import outlives_the_line
 from embedserve.jobs.records import Job, Problem, Status
+from embedserve.jobs.tries import tell
 from embedserve.service import EmbeddingService, EmbedReply, EmbedRequest
 
 log = logging.getLogger("embedserve.jobs")
@@ -31,6 +32,11 @@ _WORDS = {
     "too_large": ("BadRequest.TooLarge", "The file is larger than {limit} bytes: split it."),
     "missing": ("InvalidFile.NotFound", "The file is no longer there."),
     "storage_full": ("InternalError.StorageFull", "{message}"),
+    "given_up": (
+        "InternalError",
+        "The task was given up after {tries} tries, all of which met an internal error. Lines that were done "
+        "are in the result.",
+    ),
 }
 _STATUS: dict[Status, str] = {
     "in_progress": "RUNNING",
@@ -43,16 +49,21 @@ _STATUS: dict[Status, str] = {
 }
 
 
+def read_text(number: int, line: bytes) -> str:
+    """The text of line ``number`` (from 0), empty for a blank one. Raises UnicodeDecodeError."""
+    text = line.decode("utf-8-sig" if number == 0 else "utf-8").rstrip("\r\n")
+    return "" if text.isspace() else text
+
+
 class TaskChecker:
     def __init__(self, job: Job) -> None:
         self.model = job.model
 
     def check(self, number: int, line: bytes) -> int | Problem:
         try:
-            text = line.decode("utf-8-sig" if number == 0 else "utf-8")
+            return 1 if read_text(number, line) else 0
         except UnicodeDecodeError:
             return Problem("InvalidFile.NotUtf8", f"Line {number + 1} is not UTF-8: convert the file first.")
-        return 1 if text.strip() else 0
 
 
 class TaskLines:
@@ -74,20 +85,25 @@ class TaskLines:
     def refusal(self, error: EmbedserveError) -> Problem:
         return Problem(error.code, error.message)
 
+    def is_blank(self, number: int, line: bytes) -> bool:
+        return not read_text(number, line)
+
+    def read(self, job: Job, number: int, line: bytes, *, lenient: bool) -> str:
+        return read_text(number, line)
+
     async def answer(
-        self, service: EmbeddingService, caller: Caller, job: Job, number: int, line: bytes
+        self, service: EmbeddingService, caller: Caller, job: Job, number: int, asked: str
     ) -> Answer:
-        text = line.decode("utf-8-sig" if number == 0 else "utf-8").rstrip("\r\n")
         id = job.line_id(number)
-        request = EmbedRequest(job.model, [text], text_type=job.settings.get("text_type"), lane="bulk")
+        request = EmbedRequest(job.model, [asked], text_type=job.settings.get("text_type"), lane="bulk")
         try:
             answer, reservation = await service.compute(caller, request, id)
         except EmbedserveError as error:
             if outlives_the_line(error):
                 raise
             return Answer(False, partial(failure_line, number, error))
-        except Exception:  # one line must not hold up the others, nor the job for ever
-            log.exception("line %d of %s failed", number + 1, job.id)
+        except Exception as error:  # one line must not hold up the others, nor the job for ever
+            log.error("line %d of %s failed: %s", number + 1, job.id, tell(error))
             return Answer(False, partial(failure_line, number, internal()))
         return Answer(True, partial(success_line, number, answer), id, answer.tokens, reservation)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import uuid
+from codecs import BOM_UTF8
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from typing import Any
@@ -18,12 +18,14 @@ from embedserve.accounts.caller import Caller
 from embedserve.catalogue import MODELS
 from embedserve.embedding.embedder import Embedding
 from embedserve.errors import EmbedserveError, internal
-from embedserve.http.openai.parsing import parse, wants_nothing
+from embedserve.http.bounded_json import JSONError, parse_json
+from embedserve.http.openai.parsing import Encoding, parse, wants_nothing
 from embedserve.http.openai.rendering import error_body, render_reply
 from embedserve.jobs.dialect import Answer
 from embedserve.jobs.errors import outlives_the_line
 from embedserve.jobs.records import Job, Problem
-from embedserve.service import EmbeddingService, EmbedReply
+from embedserve.jobs.tries import tell
+from embedserve.service import EmbeddingService, EmbedReply, EmbedRequest
 
 log = logging.getLogger("embedserve.jobs")
 
@@ -40,18 +42,16 @@ _WORDS = {
     "too_large": ("file_too_large", "The input file is larger than {limit} bytes: split it."),
     "missing": ("file_not_found", "The input file is no longer there."),
     "storage_full": ("storage_full", "{message}"),
+    "given_up": (
+        "internal_error",
+        "The batch was given up after {tries} tries, all of which met an internal error. Lines that were "
+        "done are in the output file.",
+    ),
 }
 
 
-def read_line(line: bytes) -> Any:
-    """Parsed JSON; lone surrogates pass, as they do in requests. Raises ValueError."""
-    try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError:
-        try:
-            return json.loads(line)
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
+def is_blank(number: int, line: bytes) -> bool:
+    return not (line.removeprefix(BOM_UTF8) if number == 0 else line).strip()
 
 
 class BatchChecker:
@@ -65,11 +65,11 @@ class BatchChecker:
 
     def check(self, number: int, line: bytes) -> int | Problem:
         at = number + 1
-        if not line.strip():
+        if is_blank(number, line):
             return 0
         try:
-            given = read_line(line)
-        except ValueError:
+            given = parse_json(line)
+        except JSONError:
             return Problem("invalid_json_line", "This line is not parseable as valid JSON.", None, at)
         if not isinstance(given, dict):
             return Problem("invalid_json_line", "This line is not a JSON object.", None, at)
@@ -78,11 +78,8 @@ class BatchChecker:
     def _check_fields(self, given: Mapping[str, Any], at: int) -> Problem | None:
         custom_id, url = given.get("custom_id"), given.get("url")
         if not isinstance(custom_id, str) or not custom_id:
-            return _missing("custom_id", at)
-        try:
-            digest = blake2b(custom_id.encode(), digest_size=16).digest()
-        except UnicodeEncodeError:
-            return Problem("invalid_custom_id", "The custom_id is no valid Unicode text.", "custom_id", at)
+            return _no_text("custom_id", custom_id, at)
+        digest = blake2b(custom_id.encode(), digest_size=16).digest()
         if digest in self._seen:
             return Problem(
                 "duplicate_custom_id",
@@ -95,7 +92,7 @@ class BatchChecker:
         if given.get("method") != "POST":
             return Problem("invalid_method", "The method of a request must be POST.", "method", at)
         if not isinstance(url, str) or not url:
-            return _missing("url", at)
+            return _no_text("url", url, at)
         if url not in (EMBEDDINGS, TEST_URL):
             message = f"The provided url '{url[:64]}' is not supported by the Batch API."
             return Problem("url_not_found", message, "url", at)
@@ -104,12 +101,15 @@ class BatchChecker:
                 f"The url '{url}' for this request does not match the batch endpoint '{self._endpoint}'."
             )
             return Problem("mismatched_url", message, "url", at)
-        return None if isinstance(given.get("body"), dict) else _missing("body", at)
+        body = given.get("body")
+        if body is None:
+            return _missing("body", at)
+        return None if isinstance(body, dict) else _wrong_type("body", "an object", body, at)
 
     def _check_model(self, body: Mapping[str, Any], at: int, size: int) -> int | Problem:
         model = body.get("model")
         if not isinstance(model, str) or not model:
-            return _missing("body.model", at)
+            return _no_text("body.model", model, at)
         if self.model and model != self.model:
             return Problem(
                 "mismatched_model",
@@ -132,9 +132,34 @@ class BatchChecker:
         return max(1, len(rows)) if isinstance(rows, list) else 1
 
 
+def _no_text(param: str, value: Any, at: int) -> Problem:
+    """A field that should be a text, and is none or an empty one."""
+    missing = value is None or value == ""
+    return _missing(param, at) if missing else _wrong_type(param, "a string", value, at)
+
+
+def _wrong_type(param: str, expected: str, value: Any, at: int) -> Problem:
+    """In the words of OpenAI's API."""
+    kinds = {bool: "a boolean", int: "an integer", float: "a number", list: "an array", dict: "an object"}
+    given = kinds.get(type(value), "a string")
+    message = f"Invalid type for '{param}': expected {expected}, but got {given} instead."
+    return Problem("invalid_type", message, param, at)
+
+
 def _missing(param: str, at: int) -> Problem:
     message = f"Missing required parameter: '{param}'."
     return Problem("missing_required_parameter", message, param, at)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A line to be answered: with what is asked, with an error, or (with neither) by the test model."""
+
+    custom_id: str
+    request: EmbedRequest | None = None
+    encoding: Encoding = "float"
+    wants_nothing: bool = False
+    error: EmbedserveError | None = None
 
 
 class BatchLines:
@@ -158,29 +183,43 @@ class BatchLines:
     def refusal(self, error: EmbedserveError) -> Problem:
         return Problem(error.openai_code, error.openai_message)
 
-    async def answer(
-        self, service: EmbeddingService, caller: Caller, job: Job, number: int, line: bytes
-    ) -> Answer:
-        given = read_line(line)
-        id, custom_id, body = job.line_id(number), given["custom_id"], given["body"]
+    def is_blank(self, number: int, line: bytes) -> bool:
+        return is_blank(number, line)
+
+    def read(self, job: Job, number: int, line: bytes, *, lenient: bool) -> _Request:
+        given = parse_json(line)
+        custom_id, body = given["custom_id"], given["body"]
         if job.endpoint == TEST_URL:
-            return Answer(True, partial(success_line, id, custom_id, TEST_BODY), id)
+            return _Request(custom_id)
         try:
-            asked, encoding = parse(body, lenient=service.lenient)
-            asked = replace(asked, lane="bulk")
-            answer, reservation = await service.compute(caller, asked, id)
+            asked, encoding = parse(body, lenient=lenient)
+        except EmbedserveError as error:
+            return _Request(custom_id, error=error)
+        nothing = not lenient and wants_nothing(body)
+        return _Request(custom_id, replace(asked, lane="bulk"), encoding, nothing)
+
+    async def answer(
+        self, service: EmbeddingService, caller: Caller, job: Job, number: int, asked: _Request
+    ) -> Answer:
+        id = job.line_id(number)
+        if asked.error is not None:
+            return Answer(False, partial(failure_line, id, asked.custom_id, asked.error))
+        if asked.request is None:
+            return Answer(True, partial(success_line, id, asked.custom_id, TEST_BODY), id)
+        try:
+            answer, reservation = await service.compute(caller, asked.request, id)
         except EmbedserveError as error:
             if outlives_the_line(error):
                 raise
-            return Answer(False, partial(failure_line, id, custom_id, error))
-        except Exception:  # one line must not hold up the others, nor the job for ever
-            log.exception("line %d of %s failed", number + 1, job.id)
-            return Answer(False, partial(failure_line, id, custom_id, internal()))
-        if not service.lenient and wants_nothing(body):
+            return Answer(False, partial(failure_line, id, asked.custom_id, error))
+        except Exception as error:  # one line must not hold up the others, nor the job for ever
+            log.error("line %d of %s failed: %s", number + 1, job.id, tell(error))
+            return Answer(False, partial(failure_line, id, asked.custom_id, internal()))
+        if asked.wants_nothing:
             answer = EmbedReply(answer.model, [Embedding(None, None, 0) for _ in answer.rows], answer.tokens)
 
         def render() -> bytes:
-            return success_line(id, custom_id, render_reply(answer, encoding, id))
+            return success_line(id, asked.custom_id, render_reply(answer, asked.encoding, id))
 
         return Answer(True, render, id, answer.tokens, reservation)
 
@@ -193,7 +232,7 @@ class BatchLines:
         else:
             message = "This request was not run: the completion window ended before its turn came."
             error = {"code": "batch_expired", "message": message}
-        body = {"id": job.line_id(number), "custom_id": read_line(line)["custom_id"], "response": None}
+        body = {"id": job.line_id(number), "custom_id": parse_json(line)["custom_id"], "response": None}
         return Answer(False, partial(dump_line, body | {"error": error}))
 
     def describe(self, job: Job) -> dict[str, Any]:

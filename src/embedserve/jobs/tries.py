@@ -1,0 +1,60 @@
+"""Work that raised: whose fault it was, how often it is tried, and when again.
+
+A try is counted in the row when the work is leased, before anything is done, so that one that takes the
+process with it counts as well. It is taken off again when the work was done, or when it failed for a reason
+that is not its own: a database or a disk that is away, no room in the engine, a server that is stopped.
+"""
+
+from __future__ import annotations
+
+import errno
+import traceback
+
+import sqlalchemy.exc as sql
+
+MAX_RAISED = 3
+"""So often it may raise."""
+MAX_TRIES = 5
+"""So often it is leased, by workers that did not come back. More than may raise: a worker has other reasons
+to die, and takes innocent work with it."""
+MANY_TRIES = 2
+"""After these a piece of work runs with no other such piece beside it in the process: if the worker dies
+again, the blame falls on one of them."""
+
+_NAMES = (
+    *("EIO", "ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EBUSY", "EAGAIN", "EINTR", "ENOLCK"),
+    *("EMFILE", "ENFILE", "ENOMEM", "ENODEV", "ENXIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN"),
+)
+_OUTAGES = frozenset(getattr(errno, name) for name in _NAMES if hasattr(errno, name))
+_STATES = ("08", "25", "40", "53", "55", "57", "58", "XX")
+"""Classes of PostgreSQL's states: no connection, read-only, conflict, no resources, locked, shut down, disk,
+damaged."""
+
+
+def pause_after(tries: int) -> float:
+    """Seconds before the next try: 1, 3, 9, 27."""
+    return float(3 ** (min(tries, 8) - 1)) if tries > 0 else 0.0
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether database or disk are away, which is no fault of the work that met it."""
+    if isinstance(error, sql.TimeoutError):  # no connection is free
+        return True
+    if isinstance(error, sql.DBAPIError):
+        state = getattr(error.orig, "sqlstate", None)
+        if error.connection_invalidated or isinstance(error, sql.InterfaceError):
+            return True
+        if state:
+            return str(state).startswith(_STATES)
+        # SQLite says of a damaged file only that it is an error; what it says of values is a subclass.
+        return type(error) in (sql.OperationalError, sql.DatabaseError)
+    return isinstance(error, OSError) and error.errno in _OUTAGES
+
+
+def tell(error: BaseException) -> str:
+    """For the log: what was raised and where, without its message, which may quote a caller."""
+    steps = [
+        f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}"
+        for frame in traceback.extract_tb(error.__traceback__)
+    ]
+    return f"{type(error).__name__} in {' > '.join(steps[-8:]) or 'nowhere'}"
