@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# What an installation is made of; its Python is used in place. A git pull that touches one of these installs anew.
+CORE = $(wildcard src/embedserve/embedding/backbones/native/core/*)
+PACKAGE = pyproject.toml setup.py $(CORE)
 
 .PHONY: run test check clean
 
@@ -20,11 +23,11 @@ check: $(VENV)/.test
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.run: pyproject.toml | $(BIN)/python
+$(VENV)/.run: $(PACKAGE) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e .
 	touch $@
 
-$(VENV)/.test: pyproject.toml constraints.txt tests/compat/node/package.json | $(BIN)/python
+$(VENV)/.test: $(PACKAGE) constraints.txt tests/compat/node/package.json | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,eval]'
 	command -v npm >/dev/null && npm install --silent --no-package-lock --prefix tests/compat/node || echo "no npm: the Node tests will be skipped"
 	touch $@ $(VENV)/.run

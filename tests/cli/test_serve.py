@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import httpx
 import pytest
 
 from embedserve import Embedder
+from embedserve.cli.listener import explain, listen
 from serving import Server
 
 V4 = "text-embedding-v4"
@@ -109,8 +111,50 @@ def test_a_port_that_is_taken_is_one_clear_line(tmp_path: Path) -> None:
         done = serve("--port", str(port), "--data-dir", str(tmp_path))
     assert done.returncode != 0
     assert done.stderr.strip().splitlines() == [
-        f"embedserve: cannot listen on 127.0.0.1:{port} (Address already in use): choose another with --port"
+        f"embedserve: cannot listen on 127.0.0.1:{port}: the port is taken, perhaps by another embedserve; "
+        f"choose another: --port {port + 1}"
     ]
+
+
+def test_under_make_the_remedy_is_one_for_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["embedserve", "serve"])
+    monkeypatch.setenv("MAKELEVEL", "1")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit, match=f"EMBEDSERVE_PORT={port + 1} make run"):
+            listen("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ("no-such-host.invalid", "no address is known for 'no-such-host.invalid'.*--host 127.0.0.1"),
+        ("a" * 70 + ".invalid", "no address is known"),
+        ("192.0.2.1", "192.0.2.1 is no address of this machine"),
+        ("::ffff:192.0.2.1%", "cannot listen"),
+    ],
+    ids=["unknown", "label too long", "another machine's", "malformed"],
+)
+def test_a_host_that_cannot_be_is_explained(host: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["embedserve", "serve", "--host", host])
+    with pytest.raises(SystemExit, match=words):
+        listen(host, 0)
+
+
+def test_a_port_for_root_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["embedserve", "serve", "--port", "80"])
+    told = explain(PermissionError(errno.EACCES, "Permission denied"), "127.0.0.1", 80)
+    assert "below 1024 are for root; choose another, e.g. --port 8080" in told
+
+
+@pytest.mark.parametrize("words", [["-h"], ["serve", "-h"], ["keys", "-h"], ["keys", "create", "-h"]])
+def test_help_has_a_short_form_everywhere(words: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "embedserve", *words], capture_output=True, timeout=60)
+    assert done.returncode == 0
+    assert b"Usage:" in done.stdout
+    assert (b"--version" in done.stdout) == (words == ["-h"])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from typing import Annotated
 
 import typer
 
@@ -29,8 +30,10 @@ def build(wanted: str | None) -> typer.Typer:
         help=f"embedserve {__version__}: text-embedding-v4 on your own machine.",
         no_args_is_help=True,
         add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
         pretty_exceptions_enable=False,
     )
+    app.callback()(_options)
     for name, help_line in COMMANDS.items():
         if name != wanted:
             app.command(name, help=help_line)(_stand_in)
@@ -43,6 +46,20 @@ def build(wanted: str | None) -> typer.Typer:
     return app
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it and end.")
+    ] = False,
+) -> None:
+    pass
+
+
 def _stand_in() -> None:
     """Never runs: the command that was asked for is always loaded."""
 
@@ -50,9 +67,6 @@ def _stand_in() -> None:
 def main() -> None:
     """Entry point of the ``embedserve`` command; refusals are one line on stderr and exit code 2."""
     wanted = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
-    if "--version" in sys.argv[1:2]:
-        print(__version__)
-        return
     try:
         build(wanted)()
     except EmbedserveError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from embedserve.cli.listener import listen as listen
 from embedserve.errors import EmbedserveError
 from embedserve.settings import Settings
 
@@ -103,20 +103,6 @@ def load_model(settings: Settings) -> Embedder:
     from embedserve.embedding.embedder import Embedder
 
     return Embedder.configure(settings)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A bound socket; a port that is taken is one clear line, not a traceback after the model has loaded."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        raise SystemExit(
-            f"embedserve: cannot listen on {host}:{port} ({error.strerror}): choose another with --port"
-        ) from None
-    return listener
 
 
 def greet(url: str, service: Any) -> None:
