@@ -123,22 +123,27 @@ def postgres_server() -> Iterator[PostgresServer]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
-def postgres_url(postgres_server: PostgresServer) -> str:
-    """A fresh, empty database."""
+def create_database(server: PostgresServer) -> str:
+    """The URL of a fresh, empty database."""
     import psycopg
 
     name = f"t{uuid.uuid4().hex[:12]}"
     for _ in range(100):  # the port opens a moment before the server takes connections
         try:
-            with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
+            with psycopg.connect(server.url(), autocommit=True) as connection:
                 connection.execute(f"CREATE DATABASE {name}")
             break
         except psycopg.OperationalError as error:
             if "starting up" not in str(error):
                 raise
             time.sleep(0.1)
-    return postgres_server.url(name)
+    return server.url(name)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """A fresh, empty database."""
+    return create_database(postgres_server)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

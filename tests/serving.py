@@ -56,6 +56,7 @@ class Server:
         self._lines: list[str] = []
         self.key = key or ""
         self.url = ""
+        self.database_url = variables.get("EMBEDSERVE_DATABASE_URL")
 
     def start(self) -> Self:
         """Start and wait until ``/ready`` says yes."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -154,15 +155,31 @@ def test_prices_as_published(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("[limits", "is not TOML"),
-        ("[limits.key]\nrpm = 0", "limits.key.rpm"),
-        ("[limit]\n", "limit: Extra inputs"),
-        ('currency = "EUR"', "currency"),
+        ("[limits.key]\nrpm = 0", "limits.key.rpm is 0: it should be greater than or equal to 1"),
+        ("[limits.key]\nrpm = true", "limits.key.rpm is True"),
+        ("[limits.key]\nrpm = 99999999999999999999", "limits.key.rpm is 99999999999999999999"),
+        ("[limits.key]\nrpm = 2030-01-31", "limits.key.rpm is datetime.date"),
+        ("limits = 3", "limits is 3: it should be a table"),
+        ('[limits]\nper_second = "yes"', "limits.per_second is 'yes'"),
+        ("[limit]\n", "there is no limit; choose from currency, limits, free_quota, prices"),
+        ("[limits.workspaces.a]\nrmp = 1", "no limits.workspaces.a.rmp; choose from rpm, tpm"),
+        ('[limits.workspaces."a b"]\nrpm = 1', "limits.workspaces.a b: a workspace has"),
+        ('[limits.models."text-embeding-v4"]\nrpm = 1', "text-embeding-v4: there is no such model, choose"),
+        ('[prices."text-embedding-v4"]\ncny_per_1k = inf', "cny_per_1k is inf: it should be a finite"),
+        ('[prices."text-embedding-v4"]\nusd = 1', "choose from cny_per_1k, usd_per_1m, batch"),
+        ('[free_quota]\ntokens = {"text-embedding-v4" = -1}', "text-embedding-v4 is -1"),
+        ("[free_quota]\ndays = nan", "free_quota.days is nan"),
+        ('currency = "EUR"', "currency is 'EUR'"),
+        (b"\xff\xfec", r"is not UTF-8 (byte 0): save it as UTF-8"),
+        ("a = " + "[" * 100_000, "is not TOML: nested too deeply"),
     ],
 )
-def test_a_plan_that_cannot_be(tmp_path: Path, text: str, words: str) -> None:
+def test_a_plan_that_cannot_be(tmp_path: Path, text: str | bytes, words: str) -> None:
     path = tmp_path / "plan.toml"
-    path.write_text(text)
-    with pytest.raises(EmbedserveError, match=words.replace("[", r"\[")):
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(EmbedserveError, match=re.escape(words)) as caught:
         Plan.read(path)
+    assert str(path) in caught.value.message
+    assert "\n" not in caught.value.message
     with pytest.raises(EmbedserveError, match="cannot be read"):
         Plan.read(tmp_path / "nowhere.toml")

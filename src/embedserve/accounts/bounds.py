@@ -132,5 +132,12 @@ def show(value: object) -> str:
         return "a number of thousands of digits"
 
 
+def explain(place: str, value: object, wrong: str) -> str:
+    """One sentence from what pydantic says is wrong with a value."""
+    wrong = re.sub(r"^Value error, ", "", wrong).replace("Input should be", "it should be")
+    wrong = re.sub(r"a valid dictionary or instance of \w+", "a table", wrong)
+    return f"{place} is {show(value)}: {wrong}"
+
+
 def refuse(message: str) -> EmbedserveError:
     return EmbedserveError(message, openai_type="invalid_request_error")

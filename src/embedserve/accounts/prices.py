@@ -8,15 +8,19 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from embedserve.catalogue import ASYNC_MODELS, MODELS
 
+MAX_PRICE = 1e9
+
 
 class Price(BaseModel):
     """Of one model's input tokens. No figure means that it costs nothing in that currency."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    cny_per_1k: float = Field(default=0.0, ge=0)
-    usd_per_1m: float = Field(default=0.0, ge=0)
-    batch: float = Field(default=0.5, ge=0, description="What batch work costs, as a share of the price.")
+    cny_per_1k: float = Field(default=0.0, ge=0, le=MAX_PRICE)
+    usd_per_1m: float = Field(default=0.0, ge=0, le=MAX_PRICE)
+    batch: float = Field(
+        default=0.5, ge=0, le=1000, description="What batch work costs, as a share of the price."
+    )
 
     def cny(self, tokens: int, door: str) -> float:
         return tokens / 1_000 * self.cny_per_1k * self._share(door)

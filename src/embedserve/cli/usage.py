@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
+from embedserve.accounts.bounds import refuse, show
 from embedserve.accounts.plan import Plan
-from embedserve.accounts.usage import UsageRow, as_csv, report
-from embedserve.cli.keys import DatabaseUrl, DataDir, open_database, print_table, read_settings
-from embedserve.errors import EmbedserveError
+from embedserve.accounts.usage import DAY_PATTERN, UsageRow, as_csv, report
+from embedserve.cli.database import DatabaseUrl, DataDir, open_database, print_table, read_settings
 
 
 def usage(
@@ -20,6 +20,8 @@ def usage(
     since: Annotated[str | None, typer.Option(help="First day (UTC), like 2030-01-01.")] = None,
     until: Annotated[str | None, typer.Option(help="Last day.")] = None,
     key: Annotated[str | None, typer.Option(help="Only this key (its id).")] = None,
+    workspace: Annotated[str | None, typer.Option(help="Only this workspace.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Comma-separated, with a header line.")] = False,
     plan: Annotated[Path | None, typer.Option(help="Prices; default: EMBEDSERVE_PLAN.")] = None,
     data_dir: DataDir = None,
@@ -27,8 +29,11 @@ def usage(
 ) -> None:
     """Requests and tokens that were answered, and what they would have cost at list price."""
     rules = Plan.read(plan or read_settings(data_dir, database_url).plan)
-    with open_database(data_dir, database_url) as database:
-        rows = report(database, rules, by, since=_day(since), until=_day(until), key_id=key)
+    first, last = _day(since), _day(until)
+    with open_database(data_dir, database_url, must_exist=True) as database:
+        rows = report(
+            database, rules, by, since=first, until=last, key_id=key, workspace=workspace, model=model
+        )
     if csv:
         print(as_csv(rows, by), end="")
         return
@@ -42,7 +47,11 @@ def _cells(row: UsageRow) -> list[str]:
 
 
 def _day(text: str | None) -> date | None:
+    if text is None:
+        return None
     try:
-        return date.fromisoformat(text) if text else None
+        if DAY_PATTERN.fullmatch(text):
+            return date.fromisoformat(text)
     except ValueError:
-        raise EmbedserveError(f"{text!r} is no day: write it like 2030-01-31.") from None
+        pass
+    raise refuse(f"{show(text)} is no day: write it like 2030-01-31.")

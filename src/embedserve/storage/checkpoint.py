@@ -2,7 +2,8 @@
 
 In WAL mode a commit appends to the log and waits for no disk. Left to itself, SQLite moves the log's pages to
 the database inside whichever commit crosses four megabytes, with a wait for the disk before and after: on a
-disk that others keep busy the charge of a query would wait for seconds. Here a thread does it.
+disk that others keep busy the charge of a query would wait for seconds. Here a thread does it: when the log
+has grown long, and when nobody has written for a moment, so that the database alone holds everything.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _PASSES = 3
 
 
 class Checkpointer:
-    """A thread that keeps the log of one database short."""
+    """A thread that keeps the log of one database short, and empty of news while nobody writes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -43,10 +44,15 @@ class Checkpointer:
         self._end.set()
 
     def _run(self) -> None:
+        seen: tuple[int, int] | None = None
+        folded: tuple[int, int] | None = None
         while not self._end.wait(_LOOK_SECONDS):
             try:
-                if self._log_path.stat().st_size >= LOG_BYTES:
-                    checkpoint(self._path)
+                status = self._log_path.stat()
+                now = (status.st_size, status.st_mtime_ns)
+                idle, seen = now == seen, now
+                if (idle or status.st_size >= LOG_BYTES) and now != folded and checkpoint(self._path):
+                    folded = now
             except (OSError, sqlite3.Error) as error:
                 log.debug("the log stays for now: %s", type(error).__name__)
 

@@ -40,11 +40,19 @@ class Database:
         self._writer = engine.execution_options(embedserve_write=True)
         self._guard = Guard(4 * timeout) if engine.dialect.name == "postgresql" else None
         file = engine.url.database if engine.dialect.name == "sqlite" else None
-        self._checkpointer = Checkpointer(Path(file)) if file else None
+        self.path = Path(file) if file and file != ":memory:" else None
+        """Of SQLite's file."""
+        self._checkpointer = Checkpointer(self.path) if self.path else None
 
     @classmethod
     def open(
-        cls, data_dir: Path, url: str | None = None, *, timeout: float = 5.0, sync: Sync = "normal"
+        cls,
+        data_dir: Path,
+        url: str | None = None,
+        *,
+        timeout: float = 5.0,
+        sync: Sync = "normal",
+        must_exist: bool = False,
     ) -> Database:
         """Connect and migrate.
 
@@ -53,12 +61,15 @@ class Database:
             url: an SQLAlchemy URL instead, ``postgresql://…`` or ``sqlite:///…``.
             sync: of SQLite. ``normal``: what was committed survives the end of the process at any moment;
                 ``full``: the loss of power too, at one wait for the disk a commit.
+            must_exist: make neither folder, file nor tables where there are none.
 
         Raises:
-            EmbedserveError: not reachable, its driver is not installed, or from a newer release.
+            EmbedserveError: not reachable, its driver is not installed, from a newer release, or not there.
         """
         target = _parse(url) if url else None
         if target is None or target.get_backend_name() == "sqlite":
+            if must_exist:
+                _check_file(data_dir / FILE_NAME if target is None else target.database)
             database = cls(_open_sqlite(target, data_dir, timeout, sync), timeout)
         elif target.get_backend_name() == "postgresql":
             database = cls(_open_postgresql(target, timeout), timeout)
@@ -66,14 +77,20 @@ class Database:
             raise _unusable(f"database_url starts with {target.drivername}: use sqlite:/// or postgresql://.")
         try:
             with database.read() as connection:
-                current = read_stamp(connection) == SCHEMA
-            if not current:
+                stamp = read_stamp(connection)
+            if stamp is None and must_exist:
+                raise _unusable(
+                    f"The database {database.shown_url} is empty: `embedserve serve` or `embedserve keys "
+                    "create` fills it; or name another with --data-dir or --database-url."
+                )
+            if stamp != SCHEMA:
                 with database.write() as connection:
                     upgrade(connection)
         except SQLAlchemyError as error:
             database.close()
-            shown = database.engine.url.render_as_string(hide_password=True)
-            raise _unusable(f"The database {shown} cannot be used: {_first_line(error)}") from error
+            raise _unusable(
+                f"The database {database.shown_url} cannot be used: {_first_line(error)}"
+            ) from error
         except BaseException:
             database.close()
             raise
@@ -83,6 +100,11 @@ class Database:
     def dialect(self) -> str:
         """``sqlite`` or ``postgresql``"""
         return self.engine.dialect.name
+
+    @property
+    def shown_url(self) -> str:
+        """Without the password."""
+        return self.engine.url.render_as_string(hide_password=True)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -150,6 +172,23 @@ def _parse(url: str) -> URL:
     if target.drivername in ("postgresql", "postgres"):
         target = target.set(drivername="postgresql+psycopg")
     return target
+
+
+def _check_file(path: Path | str | None) -> None:
+    """Raises EmbedserveError if a file of SQLite is not there."""
+    if path is None or str(path) in ("", ":memory:"):
+        return
+    try:
+        if Path(path).is_file():
+            return
+        reason = "there is no such file"
+    except OSError as error:
+        reason = error.strerror or "it cannot be looked at"
+    raise _unusable(
+        f"There is no database at {path} ({reason}): name the server's folder with --data-dir or "
+        "EMBEDSERVE_DATA_DIR, or its database with --database-url; `embedserve serve` and `embedserve keys "
+        "create` make one."
+    )
 
 
 def _open_sqlite(target: URL | None, data_dir: Path, timeout: float, sync: Sync) -> Engine:

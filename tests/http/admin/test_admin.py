@@ -8,15 +8,24 @@ from datetime import UTC, datetime
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
+from embedserve.accounts.keys import KeyStore
+from embedserve.storage.database import Database
+from embedserve.storage.tables import api_keys, stamps
 from light_server import LightServer
+from real_servers import create_database
 
 ADMIN = "admin-key-of-the-tests-0123"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[LightServer]:
-    with LightServer(environment={"EMBEDSERVE_ADMIN_KEY": ADMIN}) as running:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def server(request: pytest.FixtureRequest) -> Iterator[LightServer]:
+    environment = {"EMBEDSERVE_ADMIN_KEY": ADMIN}
+    if request.param == "postgresql":
+        database = create_database(request.getfixturevalue("postgres_server"))
+        environment["EMBEDSERVE_DATABASE_URL"] = database
+    with LightServer(environment=environment) as running:
         yield running
 
 
@@ -109,13 +118,42 @@ def test_the_admin_key_embeds_nothing(server: LightServer) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "status", "words"),
     [
-        ("/keys", {"rpm": 0}, 400, "rpm"),
+        ("/keys", {"rpm": 0}, 400, "rpm is 0"),
+        ("/keys", {"rpm": True}, 400, "rpm is True"),
+        ("/keys", {"rpm": "5"}, 400, "rpm is '5'"),
+        ("/keys", {"rpm": 1.5}, 400, "rpm is 1.5"),
+        ("/keys", {"tpm": 2**31}, 400, "2147483647"),
+        ("/keys", {"tpm": 10**18}, 400, "tpm is 1000000000000000000"),
+        ("/keys", {"tpm": 10**400}, 400, "body"),
+        ("/keys", {"budget": -0.01}, 400, "budget is -0.01"),
+        ("/keys", {"budget": True}, 400, "budget is True"),
+        ("/keys", {"budget": 1e300}, 400, "1000000000000"),
+        ("/keys", {"budget": "1"}, 400, "budget is '1'"),
+        ("/keys", {"models": []}, 400, "models"),
+        ("/keys", {"models": ["nope"]}, 400, "no model 'nope': choose from text-embedding-"),
+        ("/keys", {"models": "text-embedding-v4"}, 400, "models"),
+        ("/keys", {"name": "nul\0"}, 400, "U+0000"),
+        ("/keys", {"name": "line\nbreak"}, 400, "U+000A"),
+        ("/keys", {"name": None}, 400, "name is None"),
+        ("/keys", {"name": "n" * 201}, 400, "200 characters"),
         ("/keys", {"workspace": "a b"}, 400, "no workspace"),
-        ("/keys", {"nonsense": 1}, 400, "nonsense"),
+        ("/keys", {"workspace": "a\n"}, 400, "no workspace"),
+        ("/keys", {"workspace": "a\0"}, 400, "no workspace"),
+        ("/keys", {"workspace": ""}, 400, "no workspace"),
+        ("/keys", {"nonsense": 1}, 400, "there is no 'nonsense' here: choose from name, "),
+        ("/keys", {"expires_at": "9999-12-31T23:59:59-12:00"}, 400, "9999-12-31T23:59:59Z"),
+        ("/keys", {"expires_at": "0001-01-01T00:00:00+14:00"}, 400, "past"),
+        ("/keys", {"expires_at": "2999-01-01T00:00:00"}, 400, "timezone"),
+        ("/keys", {"expires_at": 4_000_000_000}, 400, "like 2030-01-31T00:00:00Z"),
+        ("/keys", {"expires_at": "4000000000"}, 400, "like 2030-01-31T00:00:00Z"),
+        ("/keys", {"expires_at": True}, 400, "like 2030-01-31T00:00:00Z"),
         ("/keys", {"expires_at": "2001-01-01T00:00:00Z"}, 400, "past"),
         ("/keys", {"name": "x" * 70_000}, 400, "65536"),
         ("/keys/none/revoke", {}, 404, "no key none"),
         ("/keys/none/rotate", {}, 404, "no key none"),
+        ("/keys/%00/revoke", {}, 404, "no key '\\x00'"),
+        ("/keys/%F0%9F%94%91/rotate", {}, 404, "no key "),
+        (f"/keys/{'k' * 5000}/rotate", {}, 404, "no key "),
     ],
 )
 def test_refusals_say_why(admin: httpx.Client, path: str, body: object, status: int, words: str) -> None:
@@ -125,8 +163,112 @@ def test_refusals_say_why(admin: httpx.Client, path: str, body: object, status: 
 
 
 def test_bad_queries_are_refused(admin: httpx.Client) -> None:
-    for query in ({"by": "colour"}, {"since": "yesterday"}, {"format": "xml"}):
-        assert admin.get("/usage", params=query).status_code == 400
+    for query in (
+        {"by": "colour"},
+        {"since": "yesterday"},
+        {"since": "20300101"},
+        {"since": "1700000000"},
+        {"since": "0000-00-00"},
+        {"since": "2030-01-02", "until": "2030-01-01"},
+        {"format": "xml"},
+        {"sinse": "2030-01-01"},
+    ):
+        assert admin.get("/usage", params=query).status_code == 400, query
+    for query in (
+        {"key": "nope"},
+        {"key": "\0"},
+        {"workspace": "nope"},
+        {"workspace": "\0"},
+        {"model": "nope"},
+        {"model": "\0"},
+        {"model": "鍵"},
+    ):
+        assert admin.get("/usage", params=query).status_code == 404, query
+    wide = {"since": "0001-01-01", "until": "9999-12-31", "model": "text-embedding-v4", "by": "day"}
+    assert admin.get("/usage", params=wide).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["", "é", "名前", "👩‍👩‍👧", "a" * 200, "\u202e"])
+def test_names_come_back_as_they_were_given(admin: httpx.Client, name: str) -> None:
+    made = admin.post("/keys", json={"name": name}).json()
+    assert admin.get(f"/keys/{made['id']}").json()["name"] == name
+
+
+def test_a_key_is_changed_field_by_field(server: LightServer, admin: httpx.Client) -> None:
+    asked = {"name": "a", "rpm": 5, "tpm": 6, "budget": 7.5, "models": ["text-embedding-v4"]}
+    made = admin.post("/keys", json=asked | {"expires_at": "9999-12-31T23:59:59Z"}).json()
+    path, secret = f"/keys/{made.pop('id')}", made.pop("secret")
+    assert made["expires_at"] == "9999-12-31T23:59:59Z"
+
+    def shown() -> dict[str, object]:
+        told = admin.get(path).json()
+        return {name: told[name] for name in made}
+
+    assert admin.patch(path, json={}).status_code == 200
+    assert shown() == made
+    changes: tuple[dict[str, object], ...] = (
+        {"name": "b"},
+        {"rpm": None},
+        {"rpm": 8, "tpm": None},
+        {"budget": 0.25},
+        {"budget": None},
+        {"models": ["text-embedding-v2", "text-embedding-v3"]},
+        {"models": None},
+        {"expires_at": "2999-01-01T00:00:00Z"},
+        {"expires_at": None},
+    )
+    for change in changes:
+        assert admin.patch(path, json=change).status_code == 200, change
+        made |= change
+        assert shown() == made
+    assert embed(server, secret).status_code == 200
+    for _ in range(2):
+        paused = admin.patch(path, json={"paused": True}).json()
+        assert paused["state"] == "paused"
+    assert embed(server, secret).status_code == 401
+    assert admin.patch(path, json={"paused": False, "rpm": None}).json()["state"] == "active"
+    assert embed(server, secret).status_code == 200
+    spent = admin.get(path).json()["spent"]
+    [listed] = [key for key in admin.get("/keys").json()["data"] if path.endswith(key["id"])]
+    assert listed["spent"] == spent > 0
+    for wrong in (
+        {"rpm": 0},
+        {"rpm": "none"},
+        {"name": None},
+        {"paused": None},
+        {"paused": 1},
+        {"workspace": "elsewhere"},
+        {"models": []},
+        {"expires_at": "2001-01-01T00:00:00Z"},
+    ):
+        assert admin.patch(path, json=wrong).status_code == 400, wrong
+    assert admin.patch("/keys/none", json={"rpm": 1}).status_code == 404
+    admin.post(f"{path}/revoke")
+    gone = admin.patch(path, json={"paused": False})
+    assert gone.status_code == 400
+    assert "revoked, and that is for good" in gone.json()["error"]["message"]
+    assert embed(server, secret).status_code == 401
+
+
+def test_a_listing_survives_what_earlier_releases_stored(server: LightServer, admin: httpx.Client) -> None:
+    made = admin.post("/keys", json={"name": "odd"}).json()
+    database = Database.open(server.data_dir, server.database_url)
+    with database.write() as connection:
+        connection.execute(sa.update(stamps).where(stamps.c.name == "keys").values(value=stamps.c.value + 1))
+        stamp = sa.select(stamps.c.value).where(stamps.c.name == "keys").scalar_subquery()
+        connection.execute(
+            sa.update(api_keys)
+            .where(api_keys.c.id == made["id"])
+            .values(expires_at=253402343999.0, budget=float("inf"), old_until=1e300, changed=stamp)
+        )
+    database.close()
+    told = admin.get("/keys")
+    assert told.status_code == 200
+    [shown] = [key for key in told.json()["data"] if key["id"] == made["id"]]
+    assert (shown["expires_at"], shown["budget"]) == ("9999-12-31T23:59:59Z", None)
+    assert admin.get(f"/keys/{made['id']}").status_code == 200
+    assert embed(server, made["secret"]).status_code == 200
+    assert admin.patch(f"/keys/{made['id']}", json={"expires_at": None}).json()["expires_at"] is None
 
 
 def test_without_an_admin_key_there_is_no_admin_api() -> None:
@@ -138,12 +280,9 @@ def test_a_key_revoked_on_the_command_line_is_refused_within_a_second(
     server: LightServer, admin: httpx.Client
 ) -> None:
     """The command line and the server are two processes: neither tells the other."""
-    from embedserve.accounts.keys import KeyStore
-    from embedserve.storage.database import Database
-
     made = admin.post("/keys", json={}).json()
     assert embed(server, made["secret"]).status_code == 200
-    database = Database.open(server.data_dir)
+    database = Database.open(server.data_dir, server.database_url)
     KeyStore(database).revoke(made["id"])
     revoked_at = time.monotonic()
     time.sleep(0.9)

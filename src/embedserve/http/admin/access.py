@@ -8,10 +8,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
+from embedserve.accounts.bounds import explain, refuse, show
 from embedserve.accounts.errors import missing_key, wrong_key
 from embedserve.errors import EmbedserveError
 from embedserve.http.body import read_json
@@ -48,11 +50,16 @@ def validate(model: type[Body], fields: dict[str, Any]) -> Body:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        told = "; ".join(
-            f"{'.'.join(map(str, item['loc']))}: {item['msg']}"
-            for item in error.errors(include_url=False, include_input=False)
-        )
-        raise EmbedserveError(told, openai_type="invalid_request_error") from None
+        told = "; ".join(_explain(model, item) for item in error.errors(include_url=False))
+        raise refuse(told) from None
+
+
+def _explain(model: type[BaseModel], item: ErrorDetails) -> str:
+    """Name, value and what is wrong with it."""
+    place = ".".join(map(str, item["loc"]))[:64]
+    if item["type"] == "extra_forbidden":
+        return f"there is no {show(place)} here: choose from {', '.join(model.model_fields)}"
+    return explain(place, item["input"], item["msg"])
 
 
 async def in_thread(work: Callable[..., Result], *args: Any, **named: Any) -> Result:

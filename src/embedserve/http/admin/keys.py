@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-import time
-from datetime import UTC, datetime
-from typing import Any
+import re
+from datetime import datetime
+from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from embedserve.accounts.keys import KeyRecord
+from embedserve.accounts.accounts import Accounts
+from embedserve.accounts.bounds import BUDGET_LIMIT, COUNT_LIMIT, NAME_LIMIT
+from embedserve.accounts.keys import MAX_GRACE, KeyChanges, KeyRecord
+from embedserve.accounts.shown import describe_all, describe_one
 from embedserve.http.admin.access import authorize, in_thread, read_body
 from embedserve.http.context import service_of
 from embedserve.http.json import reply
+
+UNSTORED = {"cache-control": "no-store"}
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:")
+
+
+def _only_iso(value: object) -> object:
+    """A number could be seconds or milliseconds: it is not guessed at."""
+    if value is not None and not (isinstance(value, str) and _MOMENT.match(value)):
+        raise ValueError("a time is written like 2030-01-31T00:00:00Z")
+    return value
+
+
+Count = Annotated[int, Field(strict=True, ge=1, le=COUNT_LIMIT)]
+Budget = Annotated[float, Field(strict=True, ge=0, le=BUDGET_LIMIT, allow_inf_nan=False)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_only_iso)]
+Names = Annotated[list[str], Field(min_length=1, max_length=100)]
 
 
 class NewKey(BaseModel):
@@ -21,13 +40,38 @@ class NewKey(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(default="", max_length=200, description="What it is for.")
+    name: str = Field(default="", max_length=NAME_LIMIT, description="What it is for.")
     workspace: str = Field(default="default", description="Where its work counts; * lets requests choose.")
-    models: list[str] | None = Field(default=None, min_length=1, description="Only these models.")
-    rpm: int | None = Field(default=None, ge=1, lt=2**31, description="Requests a minute.")
-    tpm: int | None = Field(default=None, ge=1, lt=2**31, description="Tokens a minute.")
-    budget: float | None = Field(default=None, ge=0, description="What it may spend, in the plan's currency.")
-    expires_at: AwareDatetime | None = Field(default=None, description="From then on it is refused.")
+    models: Names | None = Field(default=None, description="Only these models.")
+    rpm: Count | None = Field(default=None, description="Requests a minute.")
+    tpm: Count | None = Field(default=None, description="Tokens a minute.")
+    budget: Budget | None = Field(
+        default=None, description="What it may spend in all, in the plan's currency."
+    )
+    expires_at: Moment | None = Field(default=None, description="From then on it is refused.")
+
+
+def _absent() -> Any:
+    """No value of its own: what is left out of a change stays as it is."""
+    return None
+
+
+class KeyChange(BaseModel):
+    """What changes of a key. Left out: it stays as it is; null: no limit, no expiry, every model."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(default_factory=_absent, max_length=NAME_LIMIT, description="What it is for.")
+    models: Names | None = Field(default_factory=_absent, description="Only these models.")
+    rpm: Count | None = Field(default_factory=_absent, description="Requests a minute.")
+    tpm: Count | None = Field(default_factory=_absent, description="Tokens a minute.")
+    budget: Budget | None = Field(
+        default_factory=_absent, description="What it may spend in all, in the plan's currency."
+    )
+    expires_at: Moment | None = Field(default_factory=_absent, description="From then on it is refused.")
+    paused: Annotated[bool, Field(strict=True)] = Field(
+        default_factory=_absent, description="While true, the key is refused."
+    )
 
 
 class Rotation(BaseModel):
@@ -35,8 +79,8 @@ class Rotation(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    grace_seconds: float = Field(
-        default=0, ge=0, le=30 * 86400, description="How long the old secret still works."
+    grace_seconds: Annotated[float, Field(strict=True, ge=0, le=MAX_GRACE, allow_inf_nan=False)] = Field(
+        default=0, description="How long the old secret still works."
     )
 
 
@@ -47,14 +91,15 @@ class Key(BaseModel):
     name: str
     workspace: str
     prefix: str
-    state: str = Field(description="active, expired or revoked")
+    state: str = Field(description="active, paused, expired or revoked")
     models: list[str] | None
     rpm: int | None
     tpm: int | None
     budget: float | None
-    spent: float | None = Field(description="Of the budget, as this server knows it; null without a budget.")
+    spent: float = Field(description="On every server, at list price, in the plan's currency.")
     created_at: datetime
     expires_at: datetime | None
+    paused_at: datetime | None
     revoked_at: datetime | None
 
 
@@ -68,35 +113,19 @@ class KeyList(BaseModel):
     data: list[Key]
 
 
-def _shown(record: KeyRecord, spent: float | None, **more: Any) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "name": record.name,
-        "workspace": record.workspace,
-        "prefix": record.prefix,
-        "state": record.state(time.time()),
-        "models": None if record.models is None else sorted(record.models),
-        "rpm": record.rpm,
-        "tpm": record.tpm,
-        "budget": record.budget,
-        "spent": None if record.budget is None else spent,
-        "created_at": _time(record.created_at),
-        "expires_at": _time(record.expires_at),
-        "revoked_at": _time(record.revoked_at),
-        **more,
-    }
+def _seconds(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.timestamp()
 
 
-def _time(seconds: float | None) -> str | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
+async def _show(accounts: Accounts, record: KeyRecord | str) -> dict[str, Any]:
+    return await in_thread(describe_one, accounts.database, accounts.plan, record)
 
 
 async def list_keys(request: Request) -> Response:
     """Every key, revoked ones included."""
     authorize(request)
     accounts = service_of(request).accounts
-    records = await in_thread(accounts.keys.list)
-    return reply({"data": [_shown(record, accounts.spending.spent(record.id)) for record in records]})
+    return reply({"data": await in_thread(describe_all, accounts.database, accounts.plan)})
 
 
 async def create_key(request: Request) -> Response:
@@ -112,25 +141,35 @@ async def create_key(request: Request) -> Response:
         rpm=asked.rpm,
         tpm=asked.tpm,
         budget=asked.budget,
-        expires_at=asked.expires_at.timestamp() if asked.expires_at else None,
+        expires_at=_seconds(asked.expires_at),
     )
-    return reply(_shown(record, 0.0, secret=secret), 201, {"cache-control": "no-store"})
+    return reply(await _show(accounts, record) | {"secret": secret}, 201, UNSTORED)
 
 
 async def get_key(request: Request) -> Response:
     """One key."""
     authorize(request)
+    return reply(await _show(service_of(request).accounts, request.path_params["id"]))
+
+
+async def change_key(request: Request) -> Response:
+    """Change what a key may do, or pause it: here at once, on every other node within a second."""
+    authorize(request)
     accounts = service_of(request).accounts
-    record = await in_thread(accounts.keys.get, request.path_params["id"])
-    return reply(_shown(record, accounts.spending.spent(record.id)))
+    asked = await read_body(request, KeyChange)
+    given = {name: getattr(asked, name) for name in asked.model_fields_set}
+    if "expires_at" in given:
+        given["expires_at"] = _seconds(asked.expires_at)
+    changes = KeyChanges(**given)  # type: ignore[typeddict-item]
+    record = await in_thread(accounts.update_key, request.path_params["id"], changes)
+    return reply(await _show(accounts, record))
 
 
 async def revoke_key(request: Request) -> Response:
     """End a key for good: here at once, on every other node within a second."""
     authorize(request)
     accounts = service_of(request).accounts
-    record = await in_thread(accounts.revoke_key, request.path_params["id"])
-    return reply(_shown(record, accounts.spending.spent(record.id)))
+    return reply(await _show(accounts, await in_thread(accounts.revoke_key, request.path_params["id"])))
 
 
 async def rotate_key(request: Request) -> Response:
@@ -139,5 +178,4 @@ async def rotate_key(request: Request) -> Response:
     accounts = service_of(request).accounts
     asked = await read_body(request, Rotation)
     record, secret = await in_thread(accounts.rotate_key, request.path_params["id"], asked.grace_seconds)
-    shown = _shown(record, accounts.spending.spent(record.id), secret=secret)
-    return reply(shown, headers={"cache-control": "no-store"})
+    return reply(await _show(accounts, record) | {"secret": secret}, headers=UNSTORED)

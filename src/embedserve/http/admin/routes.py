@@ -33,6 +33,7 @@ OPERATIONS = (
     Operation("GET", "/admin/keys", keys.list_keys, keys.KeyList),
     Operation("POST", "/admin/keys", keys.create_key, keys.KeyWithSecret, 201, body=keys.NewKey),
     Operation("GET", "/admin/keys/{id}", keys.get_key, keys.Key),
+    Operation("PATCH", "/admin/keys/{id}", keys.change_key, keys.Key, body=keys.KeyChange),
     Operation("POST", "/admin/keys/{id}/revoke", keys.revoke_key, keys.Key),
     Operation("POST", "/admin/keys/{id}/rotate", keys.rotate_key, keys.KeyWithSecret, body=keys.Rotation),
     Operation("GET", "/admin/usage", usage.get_usage, usage.UsageReport, query=usage.UsageQuery),
