@@ -19,7 +19,6 @@ from typing import Any
 from embedserve.catalogue import MODELS
 from embedserve.embedding.embedder import Embedder
 from embedserve.errors import ModelLoadError
-from embedserve.scheduling.memory import chunk_bytes
 from embedserve.scheduling.scheduler import Scheduler
 from embedserve.settings import Settings
 
@@ -69,7 +68,6 @@ class Engines:
         open_embedder: loads one, in a thread; raises ModelLoadError.
         predict: bytes that one will take.
         memory_limit: bytes for all models but the bundled one.
-        queue_bytes: memory for the requests of one engine.
     """
 
     def __init__(
@@ -80,7 +78,6 @@ class Engines:
         open_embedder: Callable[[str], Embedder],
         predict: Callable[[str], int],
         memory_limit: int,
-        queue_bytes: int = 256 << 20,
     ) -> None:
         if unknown := sorted(set(references) - set(MODELS)):
             raise ModelLoadError(
@@ -88,7 +85,7 @@ class Engines:
             )
         self.bundled = bundled
         self._open_embedder, self._predict = open_embedder, predict
-        self._limit, self._queue_bytes = memory_limit, queue_bytes
+        self._limit = memory_limit
         self._places = {reference: _Place(reference) for reference in references.values()}
         self._names = {name: self._places[reference] for name, reference in references.items()}
         self._room = asyncio.Lock()
@@ -115,7 +112,6 @@ class Engines:
             open_embedder=lambda reference: open_model(reference, store, shared, runtime),
             predict=lambda reference: predict_bytes(reference, store, runtime),
             memory_limit=limit,
-            queue_bytes=settings.memory_limit_mb * 2**20,
         )
 
     @asynccontextmanager
@@ -180,12 +176,11 @@ class Engines:
                 log.warning("the model %s cannot be served: %s", place.reference, failure.message)
                 raise failure from error
             backbone = embedder.backbone
-            chunk = chunk_bytes(CHUNK_TOKENS, min(backbone.window_size, 8192), backbone.hidden_size)
             scheduler = Scheduler(
                 _Bounded(backbone),
                 chunk_tokens=CHUNK_TOKENS,
-                memory_limit=self._queue_bytes + chunk,
                 chunk_seconds=CHUNK_SECONDS,
+                admission=self.bundled.scheduler.admission,
             )
             await scheduler.start()
             place.engine, place.failure = Engine(embedder, scheduler), None

@@ -119,7 +119,16 @@ class Settings(BaseSettings):
         None, ge=1, description="Threads of the engine; default: the cores this process may use."
     )
     memory_limit_mb: int = Field(
-        1024, ge=64, description="Memory that queued and running work may take, in MiB; over it: 429."
+        1024,
+        ge=64,
+        description="Memory that requests may take from their first byte to the last of their reply, in MiB; "
+        "over it: 503 with Retry-After (docs/security.md).",
+    )
+    max_wait_seconds: float = Field(
+        120,
+        ge=0,
+        description="A request that would wait longer than this for others is refused at once, with 503 and "
+        "Retry-After; 0: none is. Jobs wait as long as they have to.",
     )
     cache_mb: int = Field(0, ge=0, description="Size of the vector cache, in MiB; 0 turns it off.")
     gzip: bool = Field(False, description="Compress replies for clients that accept gzip.")

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from embedserve.cli.listener import listen as listen
 from embedserve.errors import EmbedserveError
+from embedserve.heap import keep_heap_small
 from embedserve.settings import Settings
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def run(settings: Settings) -> None:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    keep_heap_small()
     listener = listen(settings.host, settings.port)
     gc.disable()  # what is made from here to the end of this function is there to stay
     with ThreadPoolExecutor(1) as side:  # the model loads while everything else is imported

@@ -21,6 +21,7 @@ from embedserve.http.dashscope import models as native_models
 from embedserve.http.dashscope import tasks as native_tasks
 from embedserve.http.dashscope.task_lines import TaskLines
 from embedserve.http.errors import tell, tell_http, tell_unforeseen
+from embedserve.http.middleware.hold import HoldMiddleware
 from embedserve.http.middleware.observe import ObserveMiddleware
 from embedserve.http.openai import batches as openai_batches
 from embedserve.http.openai import embeddings as openai_embeddings
@@ -123,4 +124,4 @@ def create_app(service: EmbeddingService) -> ASGIApp:
     app.state.registry.register(AccountsCollector(service.accounts))
     app.state.registry.register(EngineCollector(service))
     # Around the application rather than inside it, so that even a reply to a bug carries its id.
-    return ObserveMiddleware(app, app.state.registry)
+    return ObserveMiddleware(HoldMiddleware(app), app.state.registry)

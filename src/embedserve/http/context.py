@@ -5,7 +5,9 @@ from __future__ import annotations
 from starlette.requests import Request
 
 from embedserve.accounts.caller import Caller
+from embedserve.http.middleware.hold import KEY as HOLDS
 from embedserve.jobs.store import Jobs
+from embedserve.scheduling.memory import Hold
 from embedserve.service import EmbeddingService, EmbedReply
 
 CUT_HEADER = "x-embedserve-truncated"
@@ -19,6 +21,13 @@ def service_of(request: Request) -> EmbeddingService:
 def jobs_of(request: Request) -> Jobs:
     jobs: Jobs = request.app.state.jobs
     return jobs
+
+
+def hold_of(request: Request, caller: Caller) -> Hold:
+    """What counts this request's memory until its reply is sent."""
+    hold = service_of(request).hold(caller)
+    request.scope[HOLDS].append(hold)
+    return hold
 
 
 def request_id_of(request: Request) -> str:

@@ -84,6 +84,11 @@ class Request(Generic[T]):
             queue.popleft()
         return queue[0] if queue else None
 
+    @property
+    def left(self) -> float:
+        """Cost of what has not started."""
+        return self.total - self.served
+
     def quantum_end(self, quantum: float) -> float:
         """Virtual time at which the quantum in progress would end."""
         return self.start + min(self.total, (self.served // quantum + 1) * quantum)
@@ -123,6 +128,17 @@ class OwnerQueue(Generic[T]):
         request.start = self.time.now
         self._arrivals.append(request)
         self._push(request, order, quantum)
+
+    def ahead_of(self, cost: float, query: bool, quantum: float) -> float:
+        """Cost that would run before a new request of this cost ended, itself not counted."""
+        share = (cost // quantum + 1) * quantum
+        waiting = [request for request in self._arrivals if request.queue and (request.query or not query)]
+        return sum(request.left if request.query else min(request.left, share) for request in waiting)
+
+    @property
+    def left(self) -> float:
+        """Cost that waits."""
+        return sum(request.left for request in self._arrivals if request.queue)
 
     def peek(self, quantum: float) -> Unit[T] | None:
         """The next unit; requests with nothing left to start are dropped on the way."""
@@ -164,8 +180,7 @@ class OwnerQueue(Generic[T]):
 
     def _push(self, request: Request[T], order: int, quantum: float) -> None:
         # Between equals the one with less left goes first: it was started, or it is shorter.
-        left = request.total - request.served
-        heappush(self._heap, (not request.query, request.quantum_end(quantum), left, order, request))
+        heappush(self._heap, (not request.query, request.quantum_end(quantum), request.left, order, request))
 
 
 class LaneQueue(Generic[T]):
@@ -201,6 +216,13 @@ class LaneQueue(Generic[T]):
         self.owners.clear()
         self.time.reset()
         return None
+
+    def ahead_of(self, owner: str, cost: float, query: bool, quantum: float) -> float:
+        """Cost that would run before a new request ended: of its owner's, and as much of each other's."""
+        own = self.owners.get(owner)
+        turns = own.ahead_of(cost, query, quantum) if own else 0.0
+        others = (queue.left for name, queue in self.owners.items() if name != owner)
+        return turns + sum(min(left, turns + cost) for left in others)
 
     def take(self, quantum: float) -> Unit[T]:
         _, order, owner = heappop(self.heap)
@@ -289,6 +311,12 @@ class Batcher(Generic[T]):
                 self._bulk_waits_since = now
             self._lanes[request.lane].add(request, next(self._order), self.quantum or self.budget)
         return shared
+
+    def ahead_of(self, owner: str, cost: float) -> float:
+        """Cost that would run before a new interactive request of this cost ended, itself not counted: a
+        forecast, since what comes later may overtake it. Takes time with the number of waiting requests."""
+        query = cost <= self.budget / QUERY_SHARE
+        return self._lanes["interactive"].ahead_of(owner, cost, query, self.quantum or self.budget)
 
     def withdraw(self, request: Request[T]) -> None:
         """Forget a request: what of it has not started will not run unless somebody else asked too."""

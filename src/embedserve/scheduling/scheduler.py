@@ -20,7 +20,7 @@ from embedserve.embedding.backbones.base import Backbone, Floats, Window
 from embedserve.errors import EmbedserveError
 from embedserve.scheduling.batcher import Batcher, Lane, Request, Unit
 from embedserve.scheduling.cache import VectorCache, window_key
-from embedserve.scheduling.memory import Admission, chunk_bytes, predict_bytes
+from embedserve.scheduling.memory import Admission, Hold, chunk_bytes, predict_bytes
 from embedserve.scheduling.pace import Pace
 from embedserve.scheduling.worker import Row, Worker
 
@@ -75,6 +75,7 @@ class Scheduler:
         cache_bytes: bytes for vectors of windows seen before; 0 is no cache.
         chunk_seconds: see ``chunk_tokens``.
         calm_seconds: what a call may take when no query came for a second (see :mod:`.batcher`).
+        admission: shared with other schedulers; its own over ``memory_limit`` when omitted.
     """
 
     def __init__(
@@ -87,10 +88,11 @@ class Scheduler:
         cache_bytes: int = 0,
         chunk_seconds: float = 0.03,
         calm_seconds: float = 0.09,
+        admission: Admission | None = None,
     ) -> None:
         self.backbone = backbone
         chunk = chunk_bytes(chunk_tokens, backbone.window_size, backbone.hidden_size)
-        if memory_limit <= chunk:
+        if admission is None and memory_limit <= chunk:
             raise ValueError(
                 f"memory limit of {memory_limit} bytes leaves no room for requests: a chunk of "
                 f"{chunk_tokens} tokens takes {chunk}. Raise the memory limit or lower the chunk size."
@@ -109,7 +111,7 @@ class Scheduler:
             quantum=2 * longest,
             max_bulk_age=max_bulk_age,
         )
-        self._admission = Admission(memory_limit - chunk)
+        self.admission = admission or Admission(memory_limit - chunk, self._retry_after)
         self._cache = VectorCache(cache_bytes)
         self._worker = Worker(backbone, self._batcher.next_chunk, self._hand_over)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -138,11 +140,19 @@ class Scheduler:
         await asyncio.to_thread(self._worker.stop)
 
     async def encode(
-        self, windows: Sequence[Window], *, lane: Lane = "interactive", owner: str = ""
+        self,
+        windows: Sequence[Window],
+        *,
+        lane: Lane = "interactive",
+        owner: str = "",
+        hold: Hold | None = None,
     ) -> Floats:
         """Vectors of the windows, (n, hidden) float32 in their order, not normalised.
 
         Cancelling the task that waits withdraws what has not run.
+
+        Args:
+            hold: covers these windows already; otherwise they are admitted here.
 
         Raises:
             EmbedserveError: 503 or 429 with ``retry_after`` when the queue is full, 503 when closing, 500
@@ -155,12 +165,13 @@ class Scheduler:
         )
         keys = [window_key(window) for window in windows]
         costs = [window_cost(len(window.ids), self.backbone.hidden_size) for window in windows]
-        size = predict_bytes(windows, self.backbone.hidden_size)
+        own = None if hold else self.admission.hold(lane=lane, owner=owner)
         with self._worker.lock:
             missing = self._fill_from_cache(keys, request.vectors)
             if not missing:
                 return request.vectors
-            self._admission.admit(size, lane=lane, owner=owner, retry_after=self._retry_after(lane))
+            if own:
+                own.grow(predict_bytes(windows, self.backbone.hidden_size))
             self._open.add(request)
             request.future = self._loop.create_future()
             self._shared += self._batcher.add(
@@ -179,10 +190,24 @@ class Scheduler:
             with self._worker.lock:
                 if request.open:
                     self._batcher.withdraw(request)
-                self._admission.release(size, lane=lane, owner=owner)
+            if own:
+                own.close()
             if not self._open:
                 self._idle.set()
         return request.vectors
+
+    def forecast_wait(self, windows: Sequence[Window], owner: str, *, enough: float) -> float:
+        """Seconds that an interactive request of these windows would wait for others.
+
+        Args:
+            enough: the answer needs to be exact above this only, so that it costs nothing most of the time.
+        """
+        with self._worker.lock:
+            wait = self._pace.seconds_for(self._batcher.queued["interactive"])
+            if wait > enough:
+                cost = sum(window_cost(len(window.ids), self.backbone.hidden_size) for window in windows)
+                wait = min(wait, self._pace.seconds_for(self._batcher.ahead_of(owner, cost)))
+        return wait
 
     @property
     def stats(self) -> SchedulerStats:
@@ -198,9 +223,9 @@ class Scheduler:
                 busy_seconds=self._busy,
                 chunk_tokens=self._pace.chunk,
                 tokens_per_second=self._pace.rate,
-                held_bytes=self._admission.held_bytes,
-                limit_bytes=self._admission.limit_bytes,
-                refused=self._admission.refused,
+                held_bytes=self.admission.held_bytes,
+                limit_bytes=self.admission.limit_bytes,
+                refused=self.admission.refused,
                 cache_hits=self._cache.hits,
                 cache_misses=self._cache.misses,
                 cache_bytes=self._cache.used_bytes,

@@ -8,17 +8,18 @@ from starlette.responses import Response
 from embedserve.catalogue import MULTIMODAL_MODELS
 from embedserve.errors import WRONG_URL, EmbedserveError
 from embedserve.http.body import read_json
-from embedserve.http.context import authenticate, cut_headers, request_id_of, service_of
+from embedserve.http.context import authenticate, hold_of, request_id_of, service_of
 from embedserve.http.dashscope.parsing import parse
-from embedserve.http.dashscope.rendering import render_reply
+from embedserve.http.dashscope.rendering import send_reply
 from embedserve.http.dashscope.tasks import create_task
-from embedserve.http.json import reply
+from embedserve.http.hangup import Hangup
 
 
 async def create_embeddings(request: Request) -> Response:
     service = service_of(request)
     caller = await authenticate(request)
-    body = await read_json(request, service.settings.max_body_bytes)
+    hold = hold_of(request, caller)
+    body = await read_json(request, service.settings.max_body_bytes, hold, service.run_long)
     if "x-dashscope-encryptionkey" in request.headers:
         raise EmbedserveError(
             "encrypted input is not supported by this server: unset enable_encryption and send plain text "
@@ -27,15 +28,16 @@ async def create_embeddings(request: Request) -> Response:
     if request.headers.get("x-dashscope-async", "").lower() == "enable":
         return await create_task(request, caller, body)
     asked = parse(body, lenient=service.lenient)
-    answer = await service.embed(caller, asked, request_id_of(request))
-    return reply(render_reply(answer, request_id_of(request)), headers=cut_headers(answer))
+    answer = await service.embed(caller, asked, request_id_of(request), hold=hold, waiting=Hangup(request))
+    return send_reply(answer, request_id_of(request))
 
 
 async def create_multimodal(request: Request) -> Response:
     """The multimodal endpoint: known by name, nothing behind it."""
     service = service_of(request)
-    await authenticate(request)
-    body = await read_json(request, service.settings.max_body_bytes)
+    caller = await authenticate(request)
+    hold = hold_of(request, caller)
+    body = await read_json(request, service.settings.max_body_bytes, hold, service.run_long)
     if body.get("model") in MULTIMODAL_MODELS:
         raise EmbedserveError(
             "Model can not be found.", status=404, code="ModelNotFound", openai_code="model_not_found"

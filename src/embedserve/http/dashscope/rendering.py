@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+
+from starlette.responses import Response
 
 from embedserve.embedding.embedder import Embedding
 from embedserve.errors import EmbedserveError
-from embedserve.http.json import JSONReply, reply, retry_headers
+from embedserve.http.context import cut_headers
+from embedserve.http.json import JSONReply, RowsReply, is_large, reply, retry_headers
 from embedserve.http.sparse import sparse_entries
 from embedserve.service import EmbedReply
 
@@ -29,6 +33,14 @@ def render_reply(answer: EmbedReply, request_id: str) -> dict[str, Any]:
         "usage": {"total_tokens": answer.tokens},
         "request_id": request_id,
     }
+
+
+def send_reply(answer: EmbedReply, request_id: str) -> Response:
+    """:func:`render_reply` as a response, in pieces if it is large."""
+    headers = cut_headers(answer)
+    if not is_large(answer.rows):
+        return reply(render_reply(answer, request_id), headers=headers)
+    return RowsReply(render_reply(replace(answer, rows=()), request_id), answer.rows, render_row, headers)
 
 
 def render_error(error: EmbedserveError, request_id: str) -> JSONReply:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from embedserve.accounts.caller import Caller
 from embedserve.errors import EmbedserveError
 from embedserve.http.body import read_json
-from embedserve.http.context import jobs_of, let_in, request_id_of, service_of
+from embedserve.http.context import jobs_of, let_in, request_id_of
 from embedserve.http.fields import show, stamp
 from embedserve.http.json import reply
 from embedserve.http.openai.batch_lines import (
@@ -36,15 +36,17 @@ _WINDOW_HOURS = range(24, 337)
 _NAME, _DESCRIPTION, _CALLBACK = "ds_name", "ds_description", "ds_batch_finish_callback"
 _LENGTHS = {_NAME: 100, _DESCRIPTION: 200}
 _MAX_METADATA = 16
+MAX_BODY = 64 * 1024
+"""Bytes of a request that creates a batch: sixteen pairs of metadata and a few names."""
 _STATUSES = frozenset(
     ["validating", "in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled"]
 )
 
 
 async def create_batch(request: Request) -> Response:
-    service, jobs = service_of(request), jobs_of(request)
+    jobs = jobs_of(request)
     caller = await let_in(request, "batches.create")
-    body = await read_json(request, service.settings.max_body_bytes)
+    body = await read_json(request, MAX_BODY)
     job = await asyncio.to_thread(draft_batch, body, caller, jobs, request_id_of(request))
     await asyncio.to_thread(jobs.submit, job)
     jobs.runner.wake()

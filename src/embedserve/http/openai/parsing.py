@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from embedserve.catalogue import find_model
 from embedserve.errors import EmbedserveError, invalid_input, missing_field
-from embedserve.http.fields import check_rows, choice, integer
+from embedserve.http.fields import check_rows, choice, integer, is_ids
 from embedserve.service import EmbedRequest
 
 Encoding = Literal["float", "base64"]
@@ -52,8 +52,7 @@ def parse(body: dict[str, Any], *, lenient: bool) -> tuple[EmbedRequest, Encodin
 
 def token_array(given: Any) -> Any:
     """OpenAI's short form for one tokenised text, ``[1, 2, 3]``, is one row."""
-    is_ids = isinstance(given, list) and given and all(type(item) is int for item in given)
-    return [given] if is_ids else given
+    return [given] if is_ids(given) else given
 
 
 def wants_nothing(body: dict[str, Any]) -> bool:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+from starlette.responses import Response
 
 from embedserve.embedding.backbones.base import Floats
 from embedserve.embedding.embedder import Embedding
 from embedserve.errors import EmbedserveError
-from embedserve.http.json import JSONReply, reply, retry_headers
+from embedserve.http.context import cut_headers
+from embedserve.http.json import JSONReply, RowsReply, is_large, reply, retry_headers
 from embedserve.http.openai.parsing import Encoding
 from embedserve.http.sparse import sparse_entries
 from embedserve.service import EmbedReply
@@ -49,6 +53,15 @@ def render_reply(answer: EmbedReply, encoding: Encoding, request_id: str) -> dic
         "usage": {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens},
         "id": request_id,
     }
+
+
+def send_reply(answer: EmbedReply, encoding: Encoding, request_id: str) -> Response:
+    """:func:`render_reply` as a response, in pieces if it is large."""
+    headers = cut_headers(answer)
+    if not is_large(answer.rows):
+        return reply(render_reply(answer, encoding, request_id), headers=headers)
+    shell = render_reply(replace(answer, rows=()), encoding, request_id)
+    return RowsReply(shell, answer.rows, partial(render_row, encoding=encoding), headers)
 
 
 def error_body(error: EmbedserveError, request_id: str) -> dict[str, Any]:
