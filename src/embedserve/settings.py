@@ -47,6 +47,44 @@ class Settings(BaseSettings):
         2048, ge=1, description="Rows per request in lenient mode (split inside); strict mode ignores it."
     )
     max_body_bytes: int = Field(32 * 2**20, ge=1024, description="Largest request body, in bytes.")
+    max_header_bytes: int = Field(
+        64 * 2**10,
+        ge=1024,
+        le=2**20,
+        description="Request line and headers, in bytes; over it: 414, 431.",
+    )
+    max_headers: int = Field(128, ge=8, le=10_000, description="Headers of a request; over it: 431.")
+    max_connections: int | None = Field(
+        None,
+        ge=1,
+        description="Connections at a time; over it the oldest goes on which no valid key was shown. "
+        "Default: 4096, or what three quarters of the descriptor limit allow (docs/security.md).",
+    )
+    first_byte_seconds: float = Field(
+        30, gt=0, description="Seconds that a new connection may be silent before it is closed."
+    )
+    header_seconds: float = Field(
+        20, gt=0, description="Seconds from a request's first byte to the end of its headers: 408."
+    )
+    body_stall_seconds: float = Field(
+        20, gt=0, description="Seconds over which a body's rate is taken: too slow is 408."
+    )
+    reply_stall_seconds: float = Field(
+        60, gt=0, description="Seconds over which a client should read its reply at that rate, or is cut."
+    )
+    min_bytes_per_second: int = Field(
+        240, ge=1, description="The lowest rate of bodies and of reading replies, in bytes a second."
+    )
+    keep_alive_seconds: float = Field(
+        75,
+        gt=0,
+        description="Seconds that a connection may rest between requests; pooled clients keep theirs for 60.",
+    )
+    shutdown_seconds: float = Field(
+        25,
+        ge=1,
+        description="Seconds from SIGTERM to the end: what was sent whole is answered, then the rest is cut.",
+    )
     api_key: SecretStr | None = Field(
         None,
         validation_alias=AliasChoices("EMBEDSERVE_API_KEY", "DASHSCOPE_API_KEY", "api_key"),

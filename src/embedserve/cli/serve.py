@@ -70,9 +70,8 @@ def run(settings: Settings) -> None:
     gc.disable()  # what is made from here to the end of this function is there to stay
     with ThreadPoolExecutor(1) as side:  # the model loads while everything else is imported
         loading = side.submit(load_model, settings)
-        import uvicorn
-
         from embedserve.http.app import create_app
+        from embedserve.http.front.server import Server
         from embedserve.service import EmbeddingService
 
         service = EmbeddingService.open(settings, loading)
@@ -84,17 +83,7 @@ def run(settings: Settings) -> None:
     sys.setswitchinterval(0.0005)
     host, port = listener.getsockname()[:2]
     greet(f"http://{f'[{host}]' if ':' in host else host}:{port}", service)
-    uvicorn.Server(
-        uvicorn.Config(
-            app,
-            access_log=False,
-            log_level=settings.log_level,
-            log_config=None,
-            server_header=False,
-            # Above the 60 s for which pooled clients keep a connection (protocol notes 8.2).
-            timeout_keep_alive=75,
-        )
-    ).run([listener])
+    Server.of(app, settings).run([listener])
 
 
 def load_model(settings: Settings) -> Embedder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 
 from embedserve.accounts.caller import Caller
+from embedserve.http.front.hook import hook_of
 from embedserve.http.middleware.hold import KEY as HOLDS
 from embedserve.jobs.store import Jobs
 from embedserve.scheduling.memory import Hold
@@ -39,10 +40,13 @@ def request_id_of(request: Request) -> str:
 async def authenticate(request: Request) -> Caller:
     """The caller behind ``Authorization: Bearer``. Raises EmbedserveError (401, 503)."""
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-    return await service_of(request).accounts.authenticate(
+    caller = await service_of(request).accounts.authenticate(
         secret.strip() if scheme.lower() == "bearer" else None,
         request.headers.get("x-dashscope-workspace"),
     )
+    if front := hook_of(request.scope):
+        front.vouch()
+    return caller
 
 
 async def let_in(request: Request, call: str) -> Caller:
