@@ -79,23 +79,23 @@ def key_of(jobs: Jobs) -> str:
     return jobs.runner.service.accounts.keys.list()[0].id
 
 
-def submit_batch(jobs: Jobs, id: str, lines: list[bytes]) -> Job:
+def submit_batch(jobs: Jobs, id: str, lines: list[bytes], workspace: str = WORKSPACE) -> Job:
     """A batch with a given id: ids of lines derive from it, so two runs can be compared byte for byte."""
-    return _submit(jobs, id, "batch", b"\n".join(lines), EMBEDDINGS, "")
+    return _submit(jobs, id, "batch", b"\n".join(lines), EMBEDDINGS, "", workspace)
 
 
-def submit_task(jobs: Jobs, id: str, text: bytes) -> Job:
-    return _submit(jobs, id, "task", text, "text-embedding", "text-embedding-async-v2")
+def submit_task(jobs: Jobs, id: str, text: bytes, workspace: str = WORKSPACE) -> Job:
+    return _submit(jobs, id, "task", text, "text-embedding", "text-embedding-async-v2", workspace)
 
 
-def _submit(jobs: Jobs, id: str, kind: str, content: bytes, endpoint: str, model: str) -> Job:
+def _submit(jobs: Jobs, id: str, kind: str, content: bytes, endpoint: str, model: str, workspace: str) -> Job:
     draft = jobs.files.draft()
     draft.write_bytes(content)
-    file = jobs.files.adopt(draft, workspace=WORKSPACE, purpose="batch", filename=f"{id}.txt")
+    file = jobs.files.adopt(draft, workspace=workspace, purpose="batch", filename=f"{id}.txt")
     job = Job(
         id=id,
         kind=kind,  # type: ignore[arg-type]
-        workspace=WORKSPACE,
+        workspace=workspace,
         key_id=key_of(jobs),
         request_id=id,
         endpoint=endpoint,

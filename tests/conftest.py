@@ -11,7 +11,7 @@ from hypothesis import settings
 from embedserve import Embedder
 from serving import Server
 
-pytest_plugins = ["real_servers"]
+pytest_plugins = ["job_store", "real_servers"]
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")

@@ -6,109 +6,26 @@ import asyncio
 import gzip
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import orjson
 import pytest
 import sqlalchemy as sa
-from pydantic import SecretStr
 
-from batch_workers import (
-    WORKSPACE,
-    embedding_line,
-    key_of,
-    open_jobs,
-    open_service,
-    submit_batch,
-    submit_task,
-)
+from batch_workers import WORKSPACE, embedding_line, key_of, submit_batch, submit_task
 from embedserve.errors import EmbedserveError
 from embedserve.jobs.files import FileStore
 from embedserve.jobs.leases import Worker
 from embedserve.jobs.litter import sweep
 from embedserve.jobs.queue import ChunkResult
-from embedserve.jobs.records import ENDED, Chunk, Job
+from embedserve.jobs.records import ENDED, Chunk
 from embedserve.jobs.store import Jobs
-from embedserve.settings import Settings
-from embedserve.storage.tables import api_keys, files, job_chunks, jobs, stamps, usage_requests
-
-Made = Callable[..., Jobs]
+from embedserve.storage.tables import api_keys, files, job_chunks, jobs, stamps
+from job_store import Made, billed, change, find, finish, lines, run
 
 
-@pytest.fixture
-def make(tmp_path: Path, database_url: str) -> Iterator[Made]:
-    """Opens the store of one node; each call is another node of the same fleet."""
-    opened = []
-
-    def open_one(node: str = "node", **settings: object) -> Jobs:
-        given = Settings(
-            data_dir=tmp_path / node,
-            files_dir=tmp_path / "files",
-            database_url=SecretStr(database_url),
-            api_key=SecretStr("sk-test-0123456789"),
-            **settings,  # type: ignore[arg-type]
-        )
-        service = open_service(given)
-        opened.append(service)
-        return open_jobs(service)
-
-    yield open_one
-    for service in opened:
-        service.accounts.database.close()
-
-
-def run(store: Jobs, work: Callable[[], Awaitable[None]]) -> None:
-    """Do something while the node's runner runs."""
-
-    async def main() -> None:
-        service = store.runner.service
-        await service.engine.scheduler.start()
-        await store.start()
-        try:
-            async with asyncio.timeout(60):
-                await work()
-        finally:
-            await store.runner.close()
-            await service.engine.scheduler.close()
-
-    asyncio.run(main())
-
-
-def finish(store: Jobs, *ids: str) -> list[Job]:
-    """Run until these jobs have ended."""
-
-    async def wait() -> None:
-        while not all(job.status in ENDED for job in find(store, *ids)):  # noqa: ASYNC110 (waits for rows)
-            await asyncio.sleep(0.02)
-
-    run(store, wait)
-    return find(store, *ids)
-
-
-def find(store: Jobs, *ids: str) -> list[Job]:
-    with store.queue.database.read() as connection:
-        rows = connection.execute(sa.select(jobs).where(jobs.c.id.in_(ids))).mappings()
-        return sorted((Job.of(row) for row in rows), key=lambda job: ids.index(job.id))
-
-
-def change(store: Jobs, table: sa.Table, **values: object) -> None:
-    with store.queue.database.write() as connection:
-        connection.execute(sa.update(table).values(**values))
-
-
-def lines(count: int, name: str = "line") -> list[bytes]:
-    return [embedding_line(f"{name}-{i}", f"{name} {i}") for i in range(count)]
-
-
-def billed(store: Jobs) -> int:
-    with store.queue.database.read() as connection:
-        rows = sa.select(sa.func.count()).select_from(usage_requests).where(usage_requests.c.door == "batch")
-        return connection.execute(rows).scalar_one()
-
-
-def test_a_job_runs_in_order_and_is_billed_line_by_line(make: Made) -> None:
-    store = make()
+def test_a_job_runs_in_order_and_is_billed_line_by_line(make_store: Made) -> None:
+    store = make_store()
     submit_batch(store, "b", lines(200))
     (job,) = finish(store, "b")
     assert (job.status, job.completed, job.failed, billed(store)) == ("completed", 200, 0, 200)
@@ -119,8 +36,8 @@ def test_a_job_runs_in_order_and_is_billed_line_by_line(make: Made) -> None:
     assert sum(line["response"]["body"]["usage"]["total_tokens"] for line in parsed) == job.tokens
 
 
-def test_who_lost_his_lease_books_nothing(make: Made) -> None:
-    store, other = make("one"), make("two")
+def test_who_lost_his_lease_books_nothing(make_store: Made) -> None:
+    store, other = make_store("one"), make_store("two")
     submit_batch(store, "b", lines(10))
     job = store.queue.lease_check("w-1")
     assert job is not None
@@ -140,8 +57,8 @@ def test_who_lost_his_lease_books_nothing(make: Made) -> None:
     assert (billed(store), find(store, "b")[0].status) == (1, "completed")
 
 
-def test_jobs_take_turns(make: Made) -> None:
-    store = make()
+def test_jobs_take_turns(make_store: Made) -> None:
+    store = make_store()
     for name in ("a", "b"):
         submit_batch(store, name, lines(300, name))
         job = store.queue.lease_check("w")
@@ -157,8 +74,8 @@ def test_jobs_take_turns(make: Made) -> None:
     assert served[2:] == served[:2]
 
 
-def test_a_dead_neighbours_leases_are_taken_back_at_once(make: Made, tmp_path: Path) -> None:
-    store = make()
+def test_a_dead_neighbours_leases_are_taken_back_at_once(make_store: Made, tmp_path: Path) -> None:
+    store = make_store()
     submit_batch(store, "b", lines(10))
     (tmp_path / "node" / "workers").mkdir(exist_ok=True)
     (tmp_path / "node" / "workers" / "w-dead").touch()
@@ -167,8 +84,8 @@ def test_a_dead_neighbours_leases_are_taken_back_at_once(make: Made, tmp_path: P
     assert job.status == "completed"
 
 
-def test_a_passed_deadline_answers_the_open_lines(make: Made) -> None:
-    store = make()
+def test_a_passed_deadline_answers_the_open_lines(make_store: Made) -> None:
+    store = make_store()
     submit_batch(store, "b", lines(200))
     job = store.queue.lease_check("w")
     assert job is not None
@@ -192,16 +109,16 @@ def test_a_passed_deadline_answers_the_open_lines(make: Made) -> None:
     assert billed(store) == count
 
 
-def test_a_job_that_was_never_begun_expires_too(make: Made) -> None:
-    store = make()
+def test_a_job_that_was_never_begun_expires_too(make_store: Made) -> None:
+    store = make_store()
     submit_batch(store, "b", lines(1))
     change(store, jobs, deadline=time.time() - 1)
     assert store.queue.expire_due()
     assert find(store, "b")[0].status == "expired"
 
 
-def test_a_full_quota_fails_the_job_and_nothing_else(make: Made) -> None:
-    store = make(files_quota_mb=1)
+def test_a_full_quota_fails_the_job_and_nothing_else(make_store: Made) -> None:
+    store = make_store(files_quota_mb=1)
     submit_batch(store, "big", [embedding_line(str(i), *["x"] * 10, dimensions=1024) for i in range(200)])
     (job,) = finish(store, "big")
     assert job.status == "failed"
@@ -215,20 +132,20 @@ def test_a_full_quota_fails_the_job_and_nothing_else(make: Made) -> None:
         store.files.delete(WORKSPACE, job.output_file_id)
 
 
-def test_the_service_goes_on_after_a_full_disk(make: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = make()
+def test_the_service_goes_on_after_a_full_disk(make_store: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_store()
     monkeypatch.setattr(store.files, "reserve_bytes", 2**62)
     submit_batch(store, "first", lines(3))
     (job,) = finish(store, "first")
     assert job.status == "failed"
     assert "disk" in orjson.loads(job.errors or "")[0]["message"]
-    again = make()
+    again = make_store()
     submit_batch(again, "second", lines(3))
     assert finish(again, "second")[0].status == "completed"
 
 
-def test_uploads_are_held_to_quota_and_number(make: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = make(files_quota_mb=1)
+def test_uploads_are_held_to_quota_and_number(make_store: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_store(files_quota_mb=1)
 
     def adopt(size: int) -> None:
         draft = store.files.draft()
@@ -243,8 +160,8 @@ def test_uploads_are_held_to_quota_and_number(make: Made, monkeypatch: pytest.Mo
         adopt(0)
 
 
-def test_ended_jobs_and_their_files_go_after_their_time(make: Made) -> None:
-    store = make()
+def test_ended_jobs_and_their_files_go_after_their_time(make_store: Made) -> None:
+    store = make_store()
     submit_batch(store, "b", lines(3))
     submit_task(store, "t", b"one\n")
     finish(store, "b", "t")
@@ -265,10 +182,10 @@ def test_ended_jobs_and_their_files_go_after_their_time(make: Made) -> None:
     assert list((store.files.folder / "uploads").iterdir()) == []
 
 
-def test_litter_is_swept_and_files_are_not(make: Made) -> None:
+def test_litter_is_swept_and_files_are_not(make_store: Made) -> None:
     import os
 
-    store = make()
+    store = make_store()
     submit_batch(store, "b", lines(3))
     draft, orphan = store.files.draft(), store.files.upload_path("file-batch-orphan")
     for path in (draft, orphan):
@@ -281,8 +198,8 @@ def test_litter_is_swept_and_files_are_not(make: Made) -> None:
     assert store.files.upload_path(find(store, "b")[0].input_file_id or "").exists()
 
 
-def test_a_missing_input_fails_the_job(make: Made) -> None:
-    store = make()
+def test_a_missing_input_fails_the_job(make_store: Made) -> None:
+    store = make_store()
     submit_batch(store, "b", lines(3))
     for path in (store.files.folder / "uploads").iterdir():
         path.unlink()
@@ -290,8 +207,8 @@ def test_a_missing_input_fails_the_job(make: Made) -> None:
     assert (job.status, orjson.loads(job.errors or "")[0]["code"]) == ("failed", "file_not_found")
 
 
-def test_unfinished_jobs_are_limited(make: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = make()
+def test_unfinished_jobs_are_limited(make_store: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_store()
     monkeypatch.setattr("embedserve.jobs.queue.OPEN_JOBS", {"task": 1})
     submit_task(store, "one", b"a")
     with pytest.raises(EmbedserveError) as caught:
@@ -299,8 +216,8 @@ def test_unfinished_jobs_are_limited(make: Made, monkeypatch: pytest.MonkeyPatch
     assert (caught.value.status, caught.value.code) == (429, "Throttling.AllocationQuota")
 
 
-def test_a_lease_of_a_clock_that_was_set_back_is_not_waited_for(make: Made) -> None:
-    store = make()
+def test_a_lease_of_a_clock_that_was_set_back_is_not_waited_for(make_store: Made) -> None:
+    store = make_store()
     submit_batch(store, "b", lines(3))
     change(store, jobs, owner="w-elsewhere", lease_until=time.time() + 30)
     assert store.queue.lease_check("here") is None
@@ -309,7 +226,7 @@ def test_a_lease_of_a_clock_that_was_set_back_is_not_waited_for(make: Made) -> N
     assert job.status == "completed"
 
 
-def test_a_host_that_is_slow_holds_up_no_other_job(make: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_is_slow_holds_up_no_other_job(make_store: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
 
     def fetch(url: str, path: Path, *rest: object, **more: object) -> int:
@@ -317,7 +234,7 @@ def test_a_host_that_is_slow_holds_up_no_other_job(make: Made, monkeypatch: pyte
         return path.write_bytes(b"a\n")
 
     monkeypatch.setattr("embedserve.jobs.steps.download", fetch)
-    store = make()
+    store = make_store()
     for i in range(3):
         submit_task(store, f"t{i}", b"a")
     change(store, jobs, input_url="http://data.example.org/slow", input_file_id=None)
@@ -336,12 +253,12 @@ def test_a_host_that_is_slow_holds_up_no_other_job(make: Made, monkeypatch: pyte
 
 
 def test_a_callback_that_does_not_answer_holds_up_no_lease(
-    make: Made, monkeypatch: pytest.MonkeyPatch
+    make_store: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released = threading.Event()
     monkeypatch.setattr("embedserve.jobs.callbacks.notify", lambda *_, **__: released.wait(60))
     monkeypatch.setattr("embedserve.jobs.upkeep.Upkeep.pause", 0.02)
-    store = make()
+    store = make_store()
     submit_batch(store, "told", lines(1))
     change(store, jobs, callback="http://data.example.org/done")
     submit_batch(store, "late", lines(1))
@@ -363,8 +280,8 @@ def test_a_callback_that_does_not_answer_holds_up_no_lease(
     run(store, wait)
 
 
-def test_three_tasks_of_a_workspace_run_at_a_time(make: Made) -> None:
-    store = make()
+def test_three_tasks_of_a_workspace_run_at_a_time(make_store: Made) -> None:
+    store = make_store()
     for i in range(5):
         submit_task(store, f"t{i}", b"a")
     taken = [store.queue.lease_check(f"worker {i}") for i in range(4)]
@@ -384,8 +301,8 @@ def limit_key(store: Jobs, **values: object) -> None:
     store.runner.service.accounts.refresh()
 
 
-def test_a_spent_budget_ends_a_batch_with_what_it_paid_for(make: Made) -> None:
-    store = make()
+def test_a_spent_budget_ends_a_batch_with_what_it_paid_for(make_store: Made) -> None:
+    store = make_store()
     submit_batch(store, "b", lines(1000))
     prices = store.runner.service.accounts.plan
     tokens = 20 * 64  # some of the lines
@@ -399,8 +316,8 @@ def test_a_spent_budget_ends_a_batch_with_what_it_paid_for(make: Made) -> None:
     assert len(output.splitlines()) == job.completed
 
 
-def test_a_revoked_key_ends_its_jobs_within_a_chunk_on_every_node(make: Made) -> None:
-    here, there = make("here"), make("there")
+def test_a_revoked_key_ends_its_jobs_within_a_chunk_on_every_node(make_store: Made) -> None:
+    here, there = make_store("here"), make_store("there")
     submit_batch(here, "b", lines(4000))
     submit_task(here, "t", b"".join(b"line %d\n" % i for i in range(4000)))
     seen: list[int] = []
@@ -433,20 +350,20 @@ def test_a_revoked_key_ends_its_jobs_within_a_chunk_on_every_node(make: Made) ->
         plain = gzip.decompress(output) if job.kind == "task" else output
         assert len(plain.splitlines()) == job.completed
     submit_batch(here, "late", lines(2))
-    (late,) = finish(make("late"), "late")
+    (late,) = finish(make_store("late"), "late")
     assert (late.status, late.completed, late.in_progress_at) == ("failed", 0, None)
 
 
-def test_a_key_that_expires_ends_its_jobs(make: Made) -> None:
-    store = make()
+def test_a_key_that_expires_ends_its_jobs(make_store: Made) -> None:
+    store = make_store()
     submit_batch(store, "b", lines(2))
     limit_key(store, expires_at=time.time() - 1)
     (job,) = finish(store, "b")
     assert (job.status, job.completed, billed(store)) == ("failed", 0, 0)
 
 
-def test_a_key_that_was_made_on_another_node_a_moment_ago_is_known(make: Made) -> None:
-    here, there = make("here"), make("there")
+def test_a_key_that_was_made_on_another_node_a_moment_ago_is_known(make_store: Made) -> None:
+    here, there = make_store("here"), make_store("there")
     made, _ = here.runner.service.accounts.create_key("new")
     submit_batch(here, "b", lines(2))
     change(here, jobs, key_id=made.id)
@@ -454,8 +371,8 @@ def test_a_key_that_was_made_on_another_node_a_moment_ago_is_known(make: Made) -
     assert (job.status, job.completed) == ("completed", 2)
 
 
-def test_models_that_a_key_may_not_use_fail_line_by_line(make: Made) -> None:
-    store = make()
+def test_models_that_a_key_may_not_use_fail_line_by_line(make_store: Made) -> None:
+    store = make_store()
     submit_batch(store, "b", lines(2))
     limit_key(store, models='["text-embedding-v3"]')
     (job,) = finish(store, "b")
@@ -469,8 +386,8 @@ def test_workers_of_other_machines_are_left_alone(tmp_path: Path) -> None:
     here.close()
 
 
-def test_parts_that_nobody_booked_are_not_read(tmp_path: Path, make: Made) -> None:
-    store = make()
+def test_parts_that_nobody_booked_are_not_read(tmp_path: Path, make_store: Made) -> None:
+    store = make_store()
     submit_batch(store, "b", lines(3))
     (job,) = finish(store, "b")
     before = b"".join(store.files.blocks(store.files.get(WORKSPACE, job.output_file_id or "")))

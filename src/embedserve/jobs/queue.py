@@ -401,9 +401,9 @@ class JobQueue:
 
 
 def _pause(now: float, tries: int) -> float:
-    """When a job whose work was tried ``tries`` times, and is now tried again, may have its next turn if this
-    worker dies. Not before the first try is over: work is taken up at once after an accident."""
-    return now + pause_after(tries) if tries else 0.0
+    """When a job may have its next turn whose work was leased ``tries`` times in vain and is leased again:
+    if it ends this worker, too, it should not do so over and over. After one accident it goes on at once."""
+    return now + pause_after(tries - 1)
 
 
 def _freed(table: sa.Table, counts: bool) -> dict[str, Any]:
