@@ -73,7 +73,7 @@ def desk(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Desk:
         command = folder / "bin" / name
         command.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STAND_INS}" {name} "$@"\n')
         command.chmod(0o755)
-    return Desk(server, folder, make_stand_ins(server))
+    return Desk(server, folder, make_stand_ins(server) | {"/backups/": f"{folder}/"})
 
 
 def write_files(folder: Path) -> None:
