@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from prometheus_client import CollectorRegistry
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
@@ -20,9 +23,10 @@ from embedserve.http.dashscope import embeddings as native_embeddings
 from embedserve.http.dashscope import models as native_models
 from embedserve.http.dashscope import tasks as native_tasks
 from embedserve.http.dashscope.task_lines import TaskLines
-from embedserve.http.errors import tell, tell_http, tell_unforeseen
+from embedserve.http.errors import tell, tell_database, tell_hangup, tell_http, tell_unforeseen
 from embedserve.http.middleware.hold import HoldMiddleware
 from embedserve.http.middleware.observe import ObserveMiddleware
+from embedserve.http.middleware.request_line import RequestLineMiddleware
 from embedserve.http.openai import batches as openai_batches
 from embedserve.http.openai import embeddings as openai_embeddings
 from embedserve.http.openai import files as openai_files
@@ -32,6 +36,7 @@ from embedserve.http.openapi import get_openapi
 from embedserve.http.operator import probes
 from embedserve.http.operator.accounts_metrics import AccountsCollector
 from embedserve.http.operator.engine import EngineCollector
+from embedserve.http.routing import DialectRoute
 from embedserve.jobs.store import Jobs
 from embedserve.service import EmbeddingService
 
@@ -44,46 +49,47 @@ MULTIMODAL_EMBEDDING = "/services/embeddings/multimodal-embedding/multimodal-emb
 
 def openai_routes(root: str) -> list[BaseRoute]:
     return [
-        Route(f"{root}/embeddings", openai_embeddings.create_embeddings, methods=["POST"]),
-        Route(f"{root}/files", openai_files.create_file, methods=["POST"]),
-        Route(f"{root}/files", openai_files.list_files),
-        Route(f"{root}/files/{{id}}", openai_files.delete_file, methods=["DELETE"]),
-        Route(f"{root}/files/{{id}}", openai_files.get_file),
-        Route(f"{root}/files/{{id}}/content", openai_files.get_content),
-        Route(f"{root}/batches", openai_batches.create_batch, methods=["POST"]),
-        Route(f"{root}/batches", openai_batches.list_batches),
-        Route(f"{root}/batches/{{id}}", openai_batches.get_batch),
-        Route(f"{root}/batches/{{id}}/cancel", openai_batches.cancel_batch, methods=["POST"]),
-        Route(f"{root}/models", openai_models.list_models),
-        Route(f"{root}/models/{{id}}", openai_models.get_model),
+        DialectRoute(f"{root}/embeddings", openai_embeddings.create_embeddings, methods=["POST"]),
+        DialectRoute(f"{root}/files", openai_files.create_file, methods=["POST"]),
+        DialectRoute(f"{root}/files", openai_files.list_files),
+        DialectRoute(f"{root}/files/{{id}}", openai_files.delete_file, methods=["DELETE"]),
+        DialectRoute(f"{root}/files/{{id}}", openai_files.get_file),
+        DialectRoute(f"{root}/files/{{id}}/content", openai_files.get_content),
+        DialectRoute(f"{root}/batches", openai_batches.create_batch, methods=["POST"]),
+        DialectRoute(f"{root}/batches", openai_batches.list_batches),
+        DialectRoute(f"{root}/batches/{{id}}", openai_batches.get_batch),
+        DialectRoute(f"{root}/batches/{{id}}/cancel", openai_batches.cancel_batch, methods=["POST"]),
+        DialectRoute(f"{root}/models", openai_models.list_models),
+        DialectRoute(f"{root}/models/{{id}}", openai_models.get_model),
     ]
 
 
 def native_routes(root: str) -> list[BaseRoute]:
+    native = partial(DialectRoute, dialect="native")
     return [
-        Route(f"{root}{TEXT_EMBEDDING}", native_embeddings.create_embeddings, methods=["POST"]),
-        Route(f"{root}{MULTIMODAL_EMBEDDING}", native_embeddings.create_multimodal, methods=["POST"]),
-        Route(f"{root}/tasks", native_tasks.list_tasks),
-        Route(f"{root}/tasks/{{id}}", native_tasks.get_task),
-        Route(f"{root}/tasks/{{id}}/cancel", native_tasks.cancel_task, methods=["POST"]),
+        native(f"{root}{TEXT_EMBEDDING}", native_embeddings.create_embeddings, methods=["POST"]),
+        native(f"{root}{MULTIMODAL_EMBEDDING}", native_embeddings.create_multimodal, methods=["POST"]),
+        native(f"{root}/tasks", native_tasks.list_tasks),
+        native(f"{root}/tasks/{{id}}", native_tasks.get_task),
+        native(f"{root}/tasks/{{id}}/cancel", native_tasks.cancel_task, methods=["POST"]),
     ]
 
 
 def operator_routes() -> list[BaseRoute]:
     return [
-        Route("/health", probes.health),
-        Route("/ready", probes.ready),
-        Route("/metrics", probes.metrics),
-        Route("/openapi.json", get_openapi),
+        DialectRoute("/health", probes.health),
+        DialectRoute("/ready", probes.ready),
+        DialectRoute("/metrics", probes.metrics),
+        DialectRoute("/openapi.json", get_openapi),
     ]
 
 
 def console_routes() -> list[BaseRoute]:
     return [
-        Route("/", console.lead_to_console),
-        Route("/console", console.lead_to_console),
-        Route("/console/", console.serve_asset),
-        Route("/console/{name}", console.serve_asset),
+        DialectRoute("/", console.lead_to_console),
+        DialectRoute("/console", console.lead_to_console),
+        DialectRoute("/console/", console.serve_asset),
+        DialectRoute("/console/{name}", console.serve_asset),
     ]
 
 
@@ -104,8 +110,8 @@ def create_app(service: EmbeddingService) -> ASGIApp:
     routes: list[BaseRoute] = [
         *(route for root in OPENAI_ROOTS for route in openai_routes(root)),
         *(route for root in NATIVE_ROOTS for route in native_routes(root)),
-        Route("/api/v1/results/{name}", native_tasks.get_result),
-        Route("/api/v1/models", native_models.list_models),
+        DialectRoute("/api/v1/results/{name}", native_tasks.get_result, dialect="native"),
+        DialectRoute("/api/v1/models", native_models.list_models, dialect="native"),
         *operator_routes(),
         *(admin_routes() if service.settings.admin_key else []),
         *console_routes(),
@@ -115,7 +121,13 @@ def create_app(service: EmbeddingService) -> ASGIApp:
     app = Starlette(
         routes=routes,
         middleware=[Middleware(GZipMiddleware, compresslevel=1)] if service.settings.gzip else [],
-        exception_handlers={EmbedserveError: tell, HTTPException: tell_http, Exception: tell_unforeseen},
+        exception_handlers={
+            EmbedserveError: tell,
+            HTTPException: tell_http,
+            SQLAlchemyError: tell_database,
+            ClientDisconnect: tell_hangup,
+            Exception: tell_unforeseen,
+        },
         lifespan=lifespan,
     )
     app.state.service = service
@@ -124,4 +136,4 @@ def create_app(service: EmbeddingService) -> ASGIApp:
     app.state.registry.register(AccountsCollector(service.accounts))
     app.state.registry.register(EngineCollector(service))
     # Around the application rather than inside it, so that even a reply to a bug carries its id.
-    return ObserveMiddleware(HoldMiddleware(app), app.state.registry)
+    return ObserveMiddleware(RequestLineMiddleware(HoldMiddleware(app)), app.state.registry)

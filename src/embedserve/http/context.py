@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
 from starlette.requests import Request
 
 from embedserve.accounts.caller import Caller
 from embedserve.http.front.hook import hook_of
 from embedserve.http.middleware.hold import KEY as HOLDS
+from embedserve.http.note import note_of
 from embedserve.jobs.store import Jobs
 from embedserve.scheduling.memory import Hold
 from embedserve.service import EmbeddingService, EmbedReply
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 CUT_HEADER = "x-embedserve-truncated"
 
@@ -31,6 +38,11 @@ def hold_of(request: Request, caller: Caller) -> Hold:
     return hold
 
 
+async def in_database(request: Request, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Blocking work on the database, for as long as its timeout allows. Raises SQLAlchemyError."""
+    return await service_of(request).accounts.database.run(work, *args, **kwargs)
+
+
 def request_id_of(request: Request) -> str:
     """The id that the middleware gave this request; it goes into the body and the ``x-request-id`` header."""
     request_id: str = request.scope["embedserve.request_id"]
@@ -46,6 +58,7 @@ async def authenticate(request: Request) -> Caller:
     )
     if front := hook_of(request.scope):
         front.vouch()
+    note_of(request.scope).key = caller.key_id
     return caller
 
 

@@ -11,7 +11,7 @@ from embedserve.errors import EmbedserveError, invalid_input, not_text
 
 BEIJING = timezone(timedelta(hours=8))
 """The original's clock."""
-_STAMP = re.compile(r"\d{14}")
+_STAMP = re.compile(r"[0-9]{14}")
 
 
 def check_rows(given: Any, *, lenient: bool) -> Sequence[str | Sequence[int]]:

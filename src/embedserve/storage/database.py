@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
@@ -13,16 +17,25 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from embedserve.errors import EmbedserveError
 from embedserve.storage.checkpoint import PRAGMAS, Checkpointer
+from embedserve.storage.deadline import GRACE, Deadline, current
+from embedserve.storage.failures import DatabaseSilentError
 from embedserve.storage.guard import Guard
 from embedserve.storage.migrate import SCHEMA, read_stamp, upgrade
+from embedserve.storage.values import guard_values
 
 FILE_NAME = "embedserve.db"
 
 Sync = Literal["normal", "full"]
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CONNECTIONS, MORE_CONNECTIONS = 5, 10
+"""Kept, and opened besides when all of those are busy."""
+
 
 class Database:
-    """A pool of connections to one migrated database. Every method blocks: call it from a thread.
+    """A pool of connections to one migrated database. Every method but ``run`` blocks: call it from a thread.
 
     ``read()`` and ``write()`` give a SQLAlchemy connection inside a transaction that is committed when the
     block ends and rolled back when it raises. A write transaction takes SQLite's write lock at once
@@ -39,6 +52,10 @@ class Database:
         self.timeout = timeout
         self._writer = engine.execution_options(embedserve_write=True)
         self._guard = Guard(4 * timeout) if engine.dialect.name == "postgresql" else None
+        self._threads = ThreadPoolExecutor(
+            CONNECTIONS + MORE_CONNECTIONS, thread_name_prefix="embedserve-database"
+        )
+        guard_values(engine)
         file = engine.url.database if engine.dialect.name == "sqlite" else None
         self.path = Path(file) if file and file != ":memory:" else None
         """Of SQLite's file."""
@@ -116,17 +133,50 @@ class Database:
         with self._transaction(self._writer) as connection:
             yield connection
 
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Work of a request, in a thread, for as long as the timeout allows.
+
+        Raises:
+            DatabaseSilentError: it took longer, or there was no thread for it; what it may still be at is not
+                committed.
+        """
+        return await self.run_within(self.timeout + GRACE, work, *args, **kwargs)
+
+    async def run_within(self, seconds: float, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """:meth:`run` for work that waits for more than the database."""
+        deadline = Deadline(seconds)
+        context = copy_context()
+        context.run(current.set, deadline)
+        call: Callable[[], T] = partial(context.run, partial(work, *args, **kwargs))
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        except BaseException as error:
+            deadline.give_up()
+            if limit.expired() and isinstance(error, TimeoutError):
+                raise DatabaseSilentError("the time for this work is over") from None
+            raise
+
     @contextmanager
     def _transaction(self, engine: Engine) -> Iterator[Connection]:
+        deadline = current.get()
+        if deadline is not None:
+            deadline.check()
         with engine.connect() as connection:
             if self._guard is None:
                 with connection.begin():
                     yield connection
+                    if deadline is not None:
+                        deadline.check()
                 return
-            with self._guard.watch(connection):
+            limit = None if deadline is None else max(0.1, min(deadline.left, self.timeout + GRACE))
+            with self._guard.watch(connection, limit):
                 _try(connection)
-            with self._guard.watch(connection), connection.begin():
+            with self._guard.watch(connection, limit), connection.begin():
                 yield connection
+                if deadline is not None:
+                    deadline.check()
 
     def upsert(self, table: sa.Table) -> Any:
         """An INSERT of the dialect in use, for ``on_conflict_do_update`` and ``…_do_nothing``."""
@@ -140,6 +190,7 @@ class Database:
     def close(self) -> None:
         if self._checkpointer:
             self._checkpointer.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self.engine.dispose()
 
 
@@ -203,7 +254,9 @@ def _open_sqlite(target: URL | None, data_dir: Path, timeout: float, sync: Sync)
                 "--data-dir or EMBEDSERVE_DATA_DIR"
             ) from None
         target = URL.create("sqlite", database=str(path))
-    engine = sa.create_engine(target, connect_args={"timeout": timeout}, pool_timeout=timeout)
+    engine = sa.create_engine(
+        target, connect_args={"timeout": timeout}, pool_timeout=timeout, hide_parameters=True
+    )
 
     @sa.event.listens_for(engine, "connect")
     def prepare(connection: Any, record: Any) -> None:
@@ -224,9 +277,10 @@ def _open_postgresql(target: URL, timeout: float) -> Engine:
     try:
         return sa.create_engine(
             target,
-            pool_size=5,
-            max_overflow=10,
+            pool_size=CONNECTIONS,
+            max_overflow=MORE_CONNECTIONS,
             pool_timeout=timeout,
+            hide_parameters=True,
             connect_args={
                 "connect_timeout": max(2, round(timeout)),  # libpq takes no less than two seconds
                 "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}",

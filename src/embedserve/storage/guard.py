@@ -27,14 +27,14 @@ class Guard:
         self._next = 0
 
     @contextmanager
-    def watch(self, connection: Connection) -> Iterator[None]:
-        """The block must end within the limit."""
+    def watch(self, connection: Connection, limit: float | None = None) -> Iterator[None]:
+        """The block must end within ``limit`` seconds, or the guard's own."""
         driver = connection.connection.driver_connection
         descriptor: int = driver.fileno()  # type: ignore[union-attr]
         with self._lock:
             self._next += 1
             number = self._next
-            self._watched[number] = (time.monotonic() + self.limit, descriptor)
+            self._watched[number] = (time.monotonic() + (limit or self.limit), descriptor)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="embedserve-guard", daemon=True)
                 self._thread.start()

@@ -9,11 +9,12 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from embedserve import __version__
 from embedserve.http.admin import keys, usage
 from embedserve.http.json import reply
+from embedserve.http.routing import DialectRoute
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,8 @@ ERROR_SCHEMA = {
 
 
 def admin_routes() -> list[BaseRoute]:
-    routes: list[BaseRoute] = [Route("/admin/openapi.json", get_description)]
-    return routes + [Route(o.path, o.handler, methods=[o.method]) for o in OPERATIONS]
+    routes: list[BaseRoute] = [DialectRoute("/admin/openapi.json", get_description)]
+    return routes + [DialectRoute(o.path, o.handler, methods=[o.method]) for o in OPERATIONS]
 
 
 async def get_description(request: Request) -> Response:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 import uuid
@@ -18,7 +17,8 @@ from embedserve.accounts.caller import Caller
 from embedserve.accounts.errors import model_denied
 from embedserve.catalogue import ASYNC_MODELS, find_model
 from embedserve.errors import EmbedserveError
-from embedserve.http.context import authenticate, jobs_of, request_id_of, service_of
+from embedserve.http.address import own_hosts, own_url
+from embedserve.http.context import authenticate, in_database, jobs_of, request_id_of, service_of
 from embedserve.http.dashscope.models import page_parameter
 from embedserve.http.dashscope.task_lines import clock, task_status
 from embedserve.http.fields import choice, stamp
@@ -33,7 +33,8 @@ LINK_SECONDS = 24 * 3600
 TASK_SECONDS = 24 * 3600.0
 """A task that is not done by then is given up."""
 NO_ASYNC = "Current user api does not support asynchronous calls."
-_OWN_FILE = re.compile(r"(?:/compatible-mode/v1|/v1)?/files/(file-[A-Za-z0-9_-]{1,60})/content")
+_OWN_FILE = re.compile(r"/files/(file-[A-Za-z0-9_-]{1,60})/content\Z")
+"""At the end of a path: this server may stand below any prefix."""
 REGION = "local"
 _CONTENT_TYPE = "application/json;charset=UTF-8"
 _CANNOT_CANCEL = "Failed to cancel the task, please confirm if the task is in PENDING status."
@@ -43,8 +44,8 @@ async def create_task(request: Request, caller: Caller, body: dict[str, Any]) ->
     """The embedding endpoint with ``X-DashScope-Async: enable``."""
     await service_of(request).accounts.admit_call(caller, "tasks.create")
     jobs = jobs_of(request)
-    job = await asyncio.to_thread(draft_task, request, body, caller, jobs)
-    await asyncio.to_thread(jobs.submit, job)
+    job = await in_database(request, draft_task, request, body, caller, jobs)
+    await in_database(request, jobs.submit, job)
     jobs.runner.wake()
     output = {"task_status": "PENDING", "task_id": job.id}
     return reply({"output": output, "request_id": job.request_id})
@@ -90,30 +91,24 @@ def draft_task(request: Request, body: dict[str, Any], caller: Caller, jobs: Job
 
 def find_input(request: Request, url: str, caller: Caller, jobs: Jobs) -> dict[str, Any]:
     """An upload to this server is read from the store, never over HTTP; everything else must be allowed."""
-    parts = urlsplit(url) if url.isascii() else None
-    if parts and parts.netloc in own_hosts(request) and (found := _OWN_FILE.fullmatch(parts.path)):
+    try:
+        parts = urlsplit(url) if url.isascii() else None
+    except ValueError:  # http://[
+        parts = None
+    if parts and parts.netloc in own_hosts(request) and (found := _OWN_FILE.search(parts.path)):
         return {"input_file_id": jobs.files.get(caller.workspace, found[1]).id, "input_url": None}
     jobs.inputs.check(url)
     return {"input_file_id": None, "input_url": url}
-
-
-def own_hosts(request: Request) -> set[str]:
-    """How callers name this server. What a caller claims here opens only his own workspace's files."""
-    public = service_of(request).settings.public_url
-    return {request.url.netloc, urlsplit(public).netloc if public else request.url.netloc}
-
-
-def own_url(request: Request) -> str:
-    public = service_of(request).settings.public_url
-    return (public or f"{request.url.scheme}://{request.url.netloc}").rstrip("/")
 
 
 async def get_task(request: Request) -> Response:
     caller, jobs = await authenticate(request), jobs_of(request)
     id, request_id = request.path_params["id"], request_id_of(request)
     try:
-        job = await asyncio.to_thread(jobs.queue.get, caller.workspace, id, "task")
-    except EmbedserveError:
+        job = await in_database(request, jobs.queue.get, caller.workspace, id, "task")
+    except EmbedserveError as error:
+        if error.status != 404:
+            raise
         unknown = {"task_id": id, "task_status": "UNKNOWN"}
         return _reply({"request_id": request_id, "output": unknown})
     output, usage = describe(job), None
@@ -159,17 +154,19 @@ async def get_result(request: Request) -> Response:
     denied = EmbedserveError("The link is not valid or has expired.", status=403, code="AccessDenied")
     if not jobs.links.opens(name, query.get("Expires", ""), query.get("Signature", "")):
         raise denied
-    file = await asyncio.to_thread(jobs.result_of, name.partition("_")[0])
-    return stream_file(jobs.files, file, "application/gzip")
+    file = await in_database(request, jobs.result_of, name.partition("_")[0])
+    return await stream_file(request, jobs.files, file, "application/gzip")
 
 
 async def cancel_task(request: Request) -> Response:
     caller, jobs = await authenticate(request), jobs_of(request)
     try:
-        done = await asyncio.to_thread(
-            jobs.queue.cancel, caller.workspace, request.path_params["id"], "task", only_pending=True
+        done = await in_database(
+            request, jobs.queue.cancel, caller.workspace, request.path_params["id"], "task", only_pending=True
         )
-    except EmbedserveError:
+    except EmbedserveError as error:
+        if error.status != 404:
+            raise
         done = None
     request_id = request_id_of(request)
     if done is None:
@@ -196,9 +193,9 @@ async def list_tasks(request: Request) -> Response:
         conditions.append(status_condition(status))
     if (region := query.get("region")) and region != REGION:
         conditions.append(sa.false())
-    total = await asyncio.to_thread(jobs.queue.count, caller.workspace, "task", conditions)
-    page, _ = await asyncio.to_thread(
-        jobs.queue.page, caller.workspace, "task", conditions, limit=size, offset=(number - 1) * size
+    total = await in_database(request, jobs.queue.count, caller.workspace, "task", conditions)
+    page, _ = await in_database(
+        request, jobs.queue.page, caller.workspace, "task", conditions, limit=size, offset=(number - 1) * size
     )
     return _reply(
         {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from typing import Any
@@ -15,7 +14,7 @@ from starlette.responses import Response
 from embedserve.accounts.caller import Caller
 from embedserve.errors import EmbedserveError
 from embedserve.http.body import read_json
-from embedserve.http.context import jobs_of, let_in, request_id_of
+from embedserve.http.context import in_database, jobs_of, let_in, request_id_of
 from embedserve.http.fields import show, stamp
 from embedserve.http.json import reply
 from embedserve.http.openai.batch_lines import (
@@ -31,7 +30,7 @@ from embedserve.jobs.records import Job
 from embedserve.jobs.store import Jobs
 from embedserve.storage.tables import jobs as table
 
-_WINDOW = re.compile(r"(\d{1,4})([hd])")
+_WINDOW = re.compile(r"([0-9]{1,4})([hd])")
 _WINDOW_HOURS = range(24, 337)
 _NAME, _DESCRIPTION, _CALLBACK = "ds_name", "ds_description", "ds_batch_finish_callback"
 _LENGTHS = {_NAME: 100, _DESCRIPTION: 200}
@@ -47,8 +46,8 @@ async def create_batch(request: Request) -> Response:
     jobs = jobs_of(request)
     caller = await let_in(request, "batches.create")
     body = await read_json(request, MAX_BODY)
-    job = await asyncio.to_thread(draft_batch, body, caller, jobs, request_id_of(request))
-    await asyncio.to_thread(jobs.submit, job)
+    job = await in_database(request, draft_batch, body, caller, jobs, request_id_of(request))
+    await in_database(request, jobs.submit, job)
     jobs.runner.wake()
     return reply(describe(job))
 
@@ -131,8 +130,8 @@ def check_callback(url: str, jobs: Jobs) -> None:
 
 async def get_batch(request: Request) -> Response:
     caller = await let_in(request, "batches.get")
-    found = await asyncio.to_thread(
-        jobs_of(request).queue.get, caller.workspace, request.path_params["id"], "batch"
+    found = await in_database(
+        request, jobs_of(request).queue.get, caller.workspace, request.path_params["id"], "batch"
     )
     return reply(describe(found))
 
@@ -140,9 +139,9 @@ async def get_batch(request: Request) -> Response:
 async def cancel_batch(request: Request) -> Response:
     caller, jobs = await let_in(request, "batches.cancel"), jobs_of(request)
     id = request.path_params["id"]
-    cancelled = await asyncio.to_thread(jobs.queue.cancel, caller.workspace, id, "batch")
+    cancelled = await in_database(request, jobs.queue.cancel, caller.workspace, id, "batch")
     if cancelled is None:
-        current = await asyncio.to_thread(jobs.queue.get, caller.workspace, id, "batch")
+        current = await in_database(request, jobs.queue.get, caller.workspace, id, "batch")
         raise refused(f"Cannot cancel a batch with status '{current.status}'.", status=409)
     jobs.runner.wake()
     return reply(describe(cancelled))
@@ -168,7 +167,8 @@ async def list_batches(request: Request) -> Response:
         conditions.append(table.c.created_at >= since)
     if until is not None:
         conditions.append(table.c.created_at <= until)
-    page, more = await asyncio.to_thread(
+    page, more = await in_database(
+        request,
         jobs_of(request).queue.page,
         caller.workspace,
         "batch",

@@ -13,15 +13,17 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from embedserve.accounts.caller import Caller
-from embedserve.http.context import authenticate, jobs_of, let_in, service_of
+from embedserve.http.context import authenticate, in_database, jobs_of, let_in, service_of
 from embedserve.http.fields import stamp
 from embedserve.http.json import reply
 from embedserve.http.multipart import receive_upload
-from embedserve.jobs.errors import StorageFullError, is_full, refused
+from embedserve.jobs.errors import StorageFullError, is_full, no_such, refused
 from embedserve.jobs.files import FileStore
 from embedserve.jobs.records import StoredFile
 
 PURPOSE = "batch"
+ADOPT_SECONDS = 120.0
+"""For the disk to take a large upload; the database within has its own time."""
 _EXPIRES = range(3600, 2_592_001)
 """Seconds that a caller may give a file to live."""
 
@@ -46,13 +48,14 @@ async def create_file(request: Request) -> Response:
     draft = store.draft()
     try:
         limit = service_of(request).settings.max_file_mb * 2**20
-        await asyncio.to_thread(store.check_room)
+        await in_database(request, store.check_room)
         upload = await receive_upload(request, draft, limit=limit)
         if upload.fields.get("purpose") != PURPOSE:
             raise refused(f"'purpose' must be '{PURPOSE}'", param="purpose")
         if upload.filename is None or not upload.size:
             raise refused("'file' must be a file that is not empty", param="file")
-        file = await asyncio.to_thread(
+        file = await service_of(request).accounts.database.run_within(
+            ADOPT_SECONDS,
             store.adopt,
             draft,
             workspace=caller.workspace,
@@ -74,7 +77,7 @@ def expiry_of(fields: dict[str, str]) -> float | None:
     given = fields.get("expires_after[seconds]")
     if given is None:
         return None
-    if not given.isascii() or not given.isdigit() or int(given) not in _EXPIRES:
+    if not (given.isascii() and given.isdigit() and len(given) < 10 and int(given) in _EXPIRES):
         raise refused(
             f"'expires_after[seconds]' is {given[:20]!r}, it should be in [{_EXPIRES[0]}, {_EXPIRES[-1]}]",
             param="expires_after",
@@ -85,7 +88,8 @@ def expiry_of(fields: dict[str, str]) -> float | None:
 async def list_files(request: Request) -> Response:
     caller = await let_in(request, "files.other")
     query = request.query_params
-    page, more = await asyncio.to_thread(
+    page, more = await in_database(
+        request,
         jobs_of(request).files.page,
         caller.workspace,
         limit=page_limit(query.get("limit"), 10_000, 10_000),
@@ -107,32 +111,38 @@ async def get_file(request: Request) -> Response:
 async def delete_file(request: Request) -> Response:
     caller = await let_in(request, "files.other")
     id = request.path_params["id"]
-    await asyncio.to_thread(jobs_of(request).files.delete, caller.workspace, id)
+    await in_database(request, jobs_of(request).files.delete, caller.workspace, id)
     return reply({"id": id, "object": "file", "deleted": True})
 
 
 async def get_content(request: Request) -> Response:
     file = await _find(request, await authenticate(request))
     media_type = "application/gzip" if file.filename.endswith(".gz") else "application/octet-stream"
-    return stream_file(jobs_of(request).files, file, media_type)
+    return await stream_file(request, jobs_of(request).files, file, media_type)
 
 
-def stream_file(store: FileStore, file: StoredFile, media_type: str) -> Response:
-    """The bytes of a file, read as the client takes them."""
+async def stream_file(request: Request, store: FileStore, file: StoredFile, media_type: str) -> Response:
+    """The bytes of a file, read as the client takes them. Raises EmbedserveError (404): they are gone."""
+    blocks = store.blocks(file)
+    try:
+        first = await in_database(request, next, blocks, b"")
+    except FileNotFoundError:
+        raise no_such("File object", file.id) from None
     headers = {
         "content-length": str(file.bytes),
         "content-disposition": f"attachment; filename*=UTF-8''{quote(file.filename)}",
     }
-    return StreamingResponse(_read(store.blocks(file)), headers=headers, media_type=media_type)
+    return StreamingResponse(_read(first, blocks), headers=headers, media_type=media_type)
 
 
-async def _read(blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
-    while block := await asyncio.to_thread(next, blocks, b""):
+async def _read(block: bytes, blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    while block:
         yield block
+        block = await asyncio.to_thread(next, blocks, b"")
 
 
 async def _find(request: Request, caller: Caller) -> StoredFile:
-    return await asyncio.to_thread(jobs_of(request).files.get, caller.workspace, request.path_params["id"])
+    return await in_database(request, jobs_of(request).files.get, caller.workspace, request.path_params["id"])
 
 
 def page_limit(given: str | None, default: int, highest: int) -> int:
