@@ -28,9 +28,10 @@ def configure_logs(level: str, form: LogFormat) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JSONFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger(_OURS).setLevel(level.upper())
-    logging.captureWarnings(True)
     log = logging.getLogger(_OURS)
+    log.setLevel(level.upper())
+    logging.getLogger("uvicorn").setLevel(max(log.level, logging.INFO))
+    logging.captureWarnings(True)
 
     def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         log.critical("stopped by an error", exc_info=(kind, error, trace))

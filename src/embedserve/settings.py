@@ -173,6 +173,14 @@ class Settings(BaseSettings):
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         "info", description="Verbosity of the log; no level logs a caller's text or key."
     )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="`json`: one object a line (docs/operating.md)."
+    )
+    metrics_token: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="What `/metrics` asks for as a bearer token; without one it answers this machine alone.",
+    )
     files_dir: Path | None = Field(
         None,
         description="Where uploads and results of jobs lie; servers of a fleet share it. "

@@ -16,7 +16,10 @@ from pydantic import ValidationError
 from embedserve.cli.listener import listen as listen
 from embedserve.errors import EmbedserveError
 from embedserve.heap import keep_heap_small
+from embedserve.logs import configure_logs
 from embedserve.settings import Settings
+
+log = logging.getLogger("embedserve.start")
 
 if TYPE_CHECKING:
     from embedserve.embedding.embedder import Embedder
@@ -62,9 +65,7 @@ def read_models(options: list[str]) -> dict[str, str]:
 
 def run(settings: Settings) -> None:
     """Load the model and answer until SIGTERM or Ctrl-C; what was accepted by then is answered first."""
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    configure_logs(settings.log_level, settings.log_format)
     keep_heap_small()
     listener = listen(settings.host, settings.port)
     gc.disable()  # what is made from here to the end of this function is there to stay
@@ -97,10 +98,16 @@ def load_model(settings: Settings) -> Embedder:
 
 
 def greet(url: str, service: Any) -> None:
-    """A curl line that works. The key is shown only on the start that made it."""
+    """Where it listens and a curl line that works. The key is shown only on the start that made it."""
     secret = service.accounts.new_secret
+    first = f"embedserve on {url} ({service.engine.embedder.backbone.name})"
+    if service.settings.log_format == "json":
+        log.info(first)
+        if secret:
+            log.warning("A new API key, shown this once: %s", secret)
+        return
     key = secret or "$DASHSCOPE_API_KEY"
-    lines = [f"embedserve on {url} ({service.engine.embedder.backbone.name})"]
+    lines = [first]
     if secret:
         lines += [f"A new API key, shown this once: {secret}", f"  export DASHSCOPE_API_KEY={secret}"]
     elif service.settings.api_key is None:

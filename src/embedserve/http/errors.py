@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from embedserve.errors import EmbedserveError, internal
+from embedserve.http.body import caller_left
 from embedserve.http.context import request_id_of
 from embedserve.http.dashscope.rendering import render_error as render_native
 from embedserve.http.openai.rendering import render_error as render_openai
@@ -62,12 +63,3 @@ async def tell_unforeseen(request: Request, error: Exception) -> Response:
     """Handler of bugs: the caller gets an id to report, the log gets the traceback under it."""
     log.error("request %s failed", request_id_of(request), exc_info=error)
     return await tell(request, internal())
-
-
-def caller_left() -> EmbedserveError:
-    return EmbedserveError(
-        "The caller hung up before the reply.",
-        status=499,
-        code="ClientClosedRequest",
-        openai_code="client_closed_request",
-    )

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from embedserve import __version__
 from embedserve.http.context import service_of
 from embedserve.http.json import reply
+from embedserve.http.operator.access import require_operator
 
 
 async def health(request: Request) -> Response:
@@ -27,5 +28,6 @@ async def ready(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """Prometheus text format."""
+    """Prometheus text format, for the operator."""
+    require_operator(request)
     return Response(generate_latest(request.app.state.registry), media_type=CONTENT_TYPE_LATEST)
