@@ -39,7 +39,7 @@ def guard_values(engine: Engine) -> None:
     def check(
         connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
     ) -> None:
-        for values in parameters if many else (parameters,):
+        for values in parameters if isinstance(parameters, list) else (parameters,):
             if not all(map(is_storable, _values(values))):
                 writes = context is not None and (context.isinsert or context.isupdate)
                 raise _refuse_writing() if writes else _refuse_finding()

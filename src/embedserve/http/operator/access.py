@@ -17,7 +17,7 @@ _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 
 
 def is_operator(request: Request) -> bool:
-    """Whether this is the bearer of ``EMBEDSERVE_METRICS_TOKEN``; where none is set, a caller on this machine."""
+    """Whether this is the bearer of the metrics token; where none is set, a caller on this machine."""
     token = service_of(request).settings.metrics_token
     if token is None:
         return _is_local(request)
