@@ -18,6 +18,10 @@ class Note:
     rows: int | None = None
     tokens: int | None = None
 
+    def ask(self, model: str, rows: int) -> None:
+        """What was asked for; the model is one that is sold here."""
+        self.model, self.rows = model, rows
+
 
 def note_of(scope: Scope) -> Note:
     note: Note = scope.setdefault(_NOTE, Note())

@@ -13,6 +13,7 @@ from embedserve.http.dashscope.parsing import parse
 from embedserve.http.dashscope.rendering import send_reply
 from embedserve.http.dashscope.tasks import create_task
 from embedserve.http.hangup import Hangup
+from embedserve.http.note import note_of
 
 
 async def create_embeddings(request: Request) -> Response:
@@ -28,7 +29,9 @@ async def create_embeddings(request: Request) -> Response:
     if request.headers.get("x-dashscope-async", "").lower() == "enable":
         return await create_task(request, caller, body)
     asked = parse(body, lenient=service.lenient)
+    note_of(request.scope).ask(asked.model, len(asked.inputs))
     answer = await service.embed(caller, asked, request_id_of(request), hold=hold, waiting=Hangup(request))
+    note_of(request.scope).tokens = answer.tokens
     return send_reply(answer, request_id_of(request))
 
 
