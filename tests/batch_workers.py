@@ -6,6 +6,7 @@ import asyncio
 import multiprocessing
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import orjson
@@ -64,12 +65,14 @@ def work(settings: Settings, seconds_per_token: float) -> None:
     asyncio.run(run())
 
 
-def start_worker(settings: Settings, seconds_per_token: float) -> multiprocessing.process.BaseProcess:
+def start_worker(
+    settings: Settings, seconds_per_token: float, target: Callable[[Settings, float], None] = work
+) -> multiprocessing.process.BaseProcess:
     """A process like ``embedserve serve``'s working half; forked from one that has everything loaded."""
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["batch_workers"])
-    process = context.Process(target=work, args=(settings, seconds_per_token), daemon=True)
+    process = context.Process(target=target, args=(settings, seconds_per_token), daemon=True)
     process.start()
     return process
 

@@ -40,6 +40,38 @@ PRIVATE = [
     "2002:7f00:1::",
     "2001:db8::1",
     "2001:0:4136:e378:8000:63bf:80ff:fffe",  # Teredo around 127.0.0.1
+    "2001:0:4136:e378:8000:63bf:f7f7:f7f7",  # and around 8.8.8.8: nobody's server is behind one
+    "192.0.0.8",
+    "192.0.0.170",
+    "192.0.2.1",
+    "192.88.99.1",
+    "198.18.0.1",
+    "198.19.255.255",
+    "198.51.100.1",
+    "203.0.113.1",
+    "100.127.255.255",
+    "168.63.129.16",  # credentials of machines in a cloud
+    "100::1",
+    "100:0:0:1::1",
+    "2001:2::1",
+    "2001:10::1",
+    "2001:20::1",
+    "2002:c0a8:101::1",
+    "2002:a9fe:a9fe::",
+    "3fff::1",
+    "4000::1",
+    "5f00::1",
+    "64:ff9b::a9fe:a9fe",
+    "64:ff9b::c0a8:101",
+    "::ffff:169.254.169.254",
+    "::ffff:0:127.0.0.1",
+    "::ffff:192.0.0.8",
+    "fec0::1",
+    "fdff:ffff::1",
+    "fd00:ec2::254",
+    "fe80::1%1",
+    "febf::1",
+    "2606:2800:220:1:0:5efe:10.0.0.1",  # ISATAP around a private one
 ]
 
 
@@ -64,7 +96,18 @@ def test_a_private_address_in_the_url_is_refused_even_if_listed(address: str) ->
 
 
 @pytest.mark.parametrize(
-    "address", ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946", "64:ff9b::808:808"]
+    "address",
+    [
+        "93.184.216.34",
+        "192.0.1.1",
+        "100.128.0.1",
+        "172.32.0.1",
+        "198.20.0.1",
+        "2606:2800:220:1:248:1893:25c8:1946",
+        "2001:4860:4860::8888",
+        "64:ff9b::808:808",
+        "2002:808:808::1",
+    ],
 )
 def test_a_public_address_is_let_through_and_pinned(address: str) -> None:
     target = guard(address).admit("https://data.example.org/a.txt?x=1")
@@ -114,6 +157,28 @@ def test_other_spellings_of_a_private_address_are_refused_even_if_listed(host: s
     with pytest.raises(EmbedserveError) as caught:
         UrlGuard((host,), (), "THE_SETTING").admit(f"http://{host}/")
     assert caught.value.code in ("InvalidURL", "InvalidURL.ConnectionRefused")
+
+
+def test_what_is_open_to_everybody_is_so_on_every_python() -> None:
+    """What a newer Python calls private is private here; ours is the longer list."""
+    import ipaddress
+    import random
+
+    from embedserve.jobs.addresses import is_public
+
+    dice = random.Random(5)
+    for _ in range(20_000):
+        old, new = ipaddress.IPv4Address(dice.getrandbits(32)), ipaddress.IPv6Address(dice.getrandbits(128))
+        for address in (old, new):
+            assert not is_public(address) or (address.is_global and not address.is_multicast)
+
+
+@pytest.mark.parametrize("address", ["100.100.100.200", "169.254.169.254", "fd00:ec2::254", "fd20:ce::254"])
+def test_where_clouds_keep_credentials_stays_closed_whatever_is_opened(address: str) -> None:
+    everything = ("0.0.0.0/0", "::/0")
+    with pytest.raises(EmbedserveError, match="not public"):
+        guard(address, networks=everything).admit("http://data.example.org/a")
+    assert guard("10.0.0.1", networks=everything).admit("http://data.example.org/a")
 
 
 def test_hosts_are_listed_with_ports_and_wildcards() -> None:
