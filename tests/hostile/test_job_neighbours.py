@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -79,10 +80,8 @@ class Site(http.server.BaseHTTPRequestHandler):
         elif name == "bytes":
             self.send_response(200)
             self.end_headers()
-            try:
+            with suppress(OSError):
                 self.wfile.write(b"a text\n" * (int(rest) // 7))
-            except OSError:
-                pass
 
     def do_POST(self) -> None:
         self.server.told.append(self.path)  # type: ignore[attr-defined]

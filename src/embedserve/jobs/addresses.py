@@ -38,6 +38,7 @@ _SPECIAL_6 = [
     for network in (
         "2001::/23",  # protocol assignments: Teredo, benchmarking, ORCHID and others
         "2001:db8::/32",  # documentation
+        "2002::/16",  # 6to4
         "3fff::/20",  # documentation
     )
 ]
@@ -97,7 +98,7 @@ def layers(address: Address) -> list[Address]:
     if plain in _MAPPED or plain in _NAT64 or (plain in _COMPATIBLE and value > 1):
         return [IPv4Address(value & 0xFFFFFFFF)]
     if plain in _SIX_TO_FOUR:
-        return [IPv4Address(value >> 80 & 0xFFFFFFFF)]
+        return [plain, IPv4Address(value >> 80 & 0xFFFFFFFF)]
     if plain in _TEREDO:
         return [plain, IPv4Address(~value & 0xFFFFFFFF)]
     if value >> 32 & 0xFFFFFFFF in _ISATAP:
