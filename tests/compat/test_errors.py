@@ -349,3 +349,12 @@ def test_a_body_over_the_limit() -> None:
             message = told.get("message") or told["error"]["message"]
             assert message.startswith("Payload Too Large: the body is over 2000 bytes")
         assert server.openai(embed_openai("short")).status_code == 200
+
+
+@pytest.mark.parametrize("texts", [["fine", " ", "fine"], ["fine", "word " * 9000]], ids=["blank", "long"])
+def test_a_header_names_the_row(server: Server, texts: list[str]) -> None:
+    native = server.native({"model": "text-embedding-v4", "input": {"texts": texts}})
+    openai = server.openai({"model": "text-embedding-v4", "input": texts})
+    for reply in (native, openai):
+        assert (reply.status_code, reply.headers["x-embedserve-row"]) == (400, "1")
+    assert "x-embedserve-row" not in server.openai({"model": "text-embedding-v4", "input": [1.5]}).headers

@@ -12,8 +12,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from embedserve.embedding.embedder import Embedding
-from embedserve.errors import EmbedserveError
+from embedserve.errors import EmbedserveError, RowError
 
+ROW_HEADER: Final = "x-embedserve-row"
 AT_ONCE: Final = 20_480
 """Numbers that are rendered in one step: ten vectors of 2,048, about a millisecond."""
 _ENTRY: Final = 8
@@ -100,8 +101,15 @@ def is_large(rows: Sequence[Embedding | EmbedserveError]) -> bool:
     return len(rows) > AT_ONCE // _ENTRY or sum(map(weight_of, rows)) > AT_ONCE + _ENTRY * len(rows)
 
 
-def retry_headers(error: EmbedserveError) -> dict[str, str]:
-    """``Retry-After`` in whole seconds, at least one; nothing where a repeat would not help."""
-    if error.retry_after is None:
-        return {}
-    return {"retry-after": str(max(1, math.ceil(error.retry_after)))}
+def error_headers(error: EmbedserveError) -> dict[str, str]:
+    """What a refusal says beside its body, whose words are the original's.
+
+    ``Retry-After`` in whole seconds, at least one, where a repeat would help; ``x-embedserve-row``, the
+    number from 0 of the text at fault, where it is one.
+    """
+    headers = {}
+    if error.retry_after is not None:
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+    if isinstance(error, RowError):
+        headers[ROW_HEADER] = str(error.row)
+    return headers

@@ -44,7 +44,10 @@ SWITCHES = (
     "--window-size=1400,1000",
 )
 PATIENCE = 90
-BEST = "The sole of these shoes came off after two weeks. Very disappointed."
+BEST = "E4417: water drips from the machine, close the tank."
+"""By meaning; of another code."""
+CODE = "E4471"
+"""What only four of the texts are about."""
 
 
 class Console:
@@ -79,6 +82,10 @@ class Console:
         """Press the button and wait until it can be pressed again."""
         self.one("#run").click()
         WebDriverWait(self.driver, PATIENCE).until(lambda _: self.one("#run").is_enabled())
+
+    def stored(self) -> dict[str, str]:
+        """The tab's session storage."""
+        return dict(self.driver.execute_script("return {...sessionStorage}"))
 
     def token(self, text: str) -> WebElement:
         """The query's token of that text."""
@@ -160,13 +167,13 @@ def test_every_token_finds_its_place_in_the_example(answered: Console) -> None:
 
 
 def test_pointing_at_a_token_lights_its_like_everywhere(answered: Console) -> None:
-    ActionChains(answered.driver).move_to_element(answered.token("shoes")).perform()
+    ActionChains(answered.driver).move_to_element(answered.token("machine")).perform()
     lit = answered.all("#ranked .token.lit")
-    assert [token.text for token in lit] == ["shoes", "shoes"]
+    assert [token.text for token in lit] == ["machine", "machine"]
     assert len({token.get_attribute("data-index") for token in lit}) == 1
-    assert answered.token("shoes").get_attribute("class") == "token marked lit"
+    assert answered.token("machine").get_attribute("class") == "token marked lit"
     touched = answered.texts("#ranked > li.touched .text")
-    assert touched == [text for text in answered.texts("#ranked .text") if "shoes" in text]
+    assert touched == [text for text in answered.texts("#ranked .text") if "machine" in text]
     assert "in 2 of 9 texts" in answered.one("#readout").text
     ActionChains(answered.driver).move_to_element(answered.one("#likeness-title")).perform()
     assert answered.all(".token.lit") == []
@@ -175,10 +182,10 @@ def test_pointing_at_a_token_lights_its_like_everywhere(answered: Console) -> No
 def test_tokens_light_up_from_the_keyboard(answered: Console) -> None:
     start = answered.one("#asked .token[tabindex='0']")
     answered.driver.execute_script("arguments[0].focus()", start)
-    assert start.text == "shoes"
+    assert start.text == "E"
     keys = ActionChains(answered.driver)
     keys.send_keys(Keys.END).perform()
-    assert {token.text for token in answered.all(".token.lit")} == {"weeks"}
+    assert {token.text for token in answered.all(".token.lit")} == {"machine"}
     keys.send_keys(Keys.ENTER).perform()
     assert answered.driver.switch_to.active_element.get_attribute("aria-pressed") == "true"
     keys.send_keys(Keys.TAB).perform()
@@ -192,7 +199,9 @@ def test_ranking_by_words_brings_up_the_texts_that_share_them(answered: Console)
     answered.one("#rank-by input[value=sparse]").send_keys(Keys.SPACE)
     shown = [float(value) for value in answered.texts("#ranked .scores .sparse dd")]
     assert shown == sorted(shown, reverse=True)
-    assert "shoes" in answered.texts("#ranked .text")[1]
+    by_words = answered.texts("#ranked .text")
+    assert [CODE in text for text in by_words] == [True] * 4 + [False] * 5
+    assert shown.count(0) == 2
     # the map follows, so that its numbers are the places of the ranking
     names = answered.driver.execute_script(
         "return [...document.querySelectorAll('#map tbody th')].map(e => e.title)"
@@ -208,7 +217,7 @@ def test_the_map_is_symmetric_and_tells_of_a_pair(answered: Console) -> None:
     assert cells[0, 1] == cells[0, 1:].max()
     ActionChains(answered.driver).move_to_element(answered.one("[data-pair='0,1']")).perform()
     assert BEST in answered.one("#pair").text
-    assert "shoes" in answered.one("#pair").text
+    assert "water" in answered.one("#pair").text
 
 
 def test_a_wrong_key_shows_the_refusal_as_it_came(console: Console) -> None:
@@ -220,7 +229,7 @@ def test_a_wrong_key_shows_the_refusal_as_it_came(console: Console) -> None:
     assert "Incorrect API key provided." in problem
     assert "request id" in problem
     assert console.one("#key").is_displayed()
-    assert console.driver.execute_script("return sessionStorage.length") == 0
+    assert "embedserve.key" not in console.stored()
     console.one("#key").clear()
     console.one("#key").send_keys(console.server.key)
     console.run()
@@ -244,15 +253,95 @@ def test_the_key_is_kept_in_this_tab_only(console: Console) -> None:
     console.open(console.server.key)
     console.write("#texts", "one")
     console.run()
-    script = "return [Object.values(sessionStorage), localStorage.length, document.cookie]"
-    assert console.driver.execute_script(script) == [[console.server.key], 0, ""]
+    stored = console.stored()
+    assert stored.pop("embedserve.key") == console.server.key
+    assert console.server.key not in str(stored)
+    assert console.driver.execute_script("return [localStorage.length, document.cookie]") == [0, ""]
     everything = console.driver.execute_script("return document.documentElement.outerHTML")
     assert console.server.key not in everything
     console.driver.refresh()
     assert not console.one("#key").is_displayed()
     console.one("#key-forget").click()
-    assert console.driver.execute_script("return sessionStorage.length") == 0
+    assert console.server.key not in str(console.stored())
     assert console.one("#key").is_displayed()
+
+
+def test_without_a_key_it_says_so(console: Console) -> None:
+    console.open(None)
+    console.one("#run").click()
+    told = console.one("#key-missing")
+    assert "keys create" in told.text
+    assert console.driver.switch_to.active_element.get_attribute("id") == "key"
+    console.one("#key").send_keys("s")
+    assert not told.is_displayed()
+
+
+@pytest.mark.parametrize(("width", "height"), [(1366, 633), (1366, 768), (1280, 600)])
+def test_the_button_is_in_view_and_only_the_page_scrolls(console: Console, width: int, height: int) -> None:
+    """A laptop's screen of 1366 × 768, with and without the browser's own bars."""
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    console.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        console.open(None)
+        for _ in range(2):  # before and after the word about the key
+            bottom = "return document.getElementById('run').getBoundingClientRect().bottom"
+            assert console.driver.execute_script(bottom) < height
+            console.one("#run").click()
+        scrolling = """return [...document.querySelectorAll("main, main > *, .panel")].filter((element) =>
+            ["auto", "scroll"].includes(getComputedStyle(element).overflowY)).length"""
+        assert console.driver.execute_script(scrolling) == 0
+    finally:
+        console.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_what_was_typed_survives_a_reload(console: Console) -> None:
+    console.open(console.server.key)
+    console.write("#texts", "eins\nzwei")
+    console.write("#query", "zwei?")
+    console.run()
+    script = "const [id, value] = arguments; document.getElementById(id).value = value"
+    for field, value in (("dimension", "256"), ("text-type", "query"), ("instruct", "Find numbers")):
+        console.driver.execute_script(script, field, value)
+    console.driver.refresh()
+    WebDriverWait(console.driver, PATIENCE).until(lambda _: len(console.all("#dimension option")) > 1)
+    kept = {
+        field: console.one(f"#{field}").get_attribute("value") for field in ("query", "texts", "text-type")
+    }
+    assert kept == {"query": "zwei?", "texts": "eins\nzwei", "text-type": "query"}
+    assert console.one("#dimension").get_attribute("value") == "256"
+    assert console.one("#instruct").get_attribute("value") == "Find numbers"
+    assert console.one("#texts-count").text == "2, one a line"
+
+
+def test_an_error_names_its_text_and_marks_the_ranking_as_old(console: Console) -> None:
+    console.open(console.server.key)
+    console.write("#texts", "\n".join(f"text {i}" for i in range(12)))
+    console.run()
+    assert not console.one(".stale").is_displayed()
+    console.write("#texts", "\n".join([*(f"text {i}" for i in range(11)), "long " * 9000]))
+    console.run()
+    problem = console.one("#problem").text
+    assert "Text 12" in problem
+    assert "long long" in problem
+    assert console.one(".stale").is_displayed()
+    assert len(console.all("#ranked > li")) == 12
+    console.write("#texts", "short again")
+    console.run()
+    assert not console.one("#problem").is_displayed()
+    assert not console.one(".stale").is_displayed()
+
+
+def test_three_hundred_texts_make_no_endless_page(console: Console) -> None:
+    console.open(console.server.key)
+    console.write("#texts", "\n".join(f"note {i} about a machine" for i in range(300)))
+    console.run()
+    assert console.driver.execute_script("return document.documentElement.scrollHeight") < 8_000
+    assert len(console.all("#ranked > li")) == 40
+    assert console.one("#more").text == "40 more of 260 below"
+    console.one("#more").click()
+    assert len(console.all("#ranked > li")) == 80
+    console.one("#rank-by input[value=sparse]").send_keys(Keys.SPACE)
+    assert len(console.all("#ranked > li")) == 80
 
 
 def test_more_texts_than_a_request_takes_are_sent_in_several(console: Console) -> None:

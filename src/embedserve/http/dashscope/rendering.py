@@ -10,7 +10,7 @@ from starlette.responses import Response
 from embedserve.embedding.embedder import Embedding
 from embedserve.errors import EmbedserveError
 from embedserve.http.context import cut_headers
-from embedserve.http.json import JSONReply, RowsReply, is_large, reply, retry_headers
+from embedserve.http.json import JSONReply, RowsReply, error_headers, is_large, reply
 from embedserve.http.sparse import sparse_entries
 from embedserve.service import EmbedReply
 
@@ -45,4 +45,4 @@ def send_reply(answer: EmbedReply, request_id: str) -> Response:
 
 def render_error(error: EmbedserveError, request_id: str) -> JSONReply:
     body = {"code": error.code, "message": error.message, "request_id": request_id}
-    return reply(body, error.status, retry_headers(error))
+    return reply(body, error.status, error_headers(error))

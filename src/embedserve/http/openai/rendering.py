@@ -14,7 +14,7 @@ from embedserve.embedding.backbones.base import Floats
 from embedserve.embedding.embedder import Embedding
 from embedserve.errors import EmbedserveError
 from embedserve.http.context import cut_headers
-from embedserve.http.json import JSONReply, RowsReply, is_large, reply, retry_headers
+from embedserve.http.json import JSONReply, RowsReply, error_headers, is_large, reply
 from embedserve.http.openai.parsing import Encoding
 from embedserve.http.sparse import sparse_entries
 from embedserve.service import EmbedReply
@@ -81,4 +81,4 @@ def error_body(error: EmbedserveError, request_id: str) -> dict[str, Any]:
 
 
 def render_error(error: EmbedserveError, request_id: str) -> JSONReply:
-    return reply(error_body(error, request_id), error.openai_status, retry_headers(error))
+    return reply(error_body(error, request_id), error.openai_status, error_headers(error))

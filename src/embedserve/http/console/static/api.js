@@ -2,6 +2,7 @@
 
 const ROOT = new URL("../", document.baseURI); // the server, also when a proxy puts it under a prefix
 const SLOT = "embedserve.key";
+const ROW = "x-embedserve-row"; // of a refusal: the number of the text at fault, from 0
 
 export const NATIVE_PATH = "api/v1/services/embeddings/text-embedding/text-embedding";
 
@@ -14,11 +15,11 @@ export const key = {
   forget: () => sessionStorage.removeItem(SLOT),
 };
 
-/** A refusal as the server worded it; `body` is the reply as it came. */
+/** A refusal as the server worded it; `body` is the reply as it came, `row` the text at fault where it is one. */
 export class ApiError extends Error {
-  constructor(status, code, message, requestId, body) {
+  constructor(status, code, message, requestId, body, row = null) {
     super(message);
-    Object.assign(this, { status, code, requestId, body });
+    Object.assign(this, { status, code, requestId, body, row });
   }
 }
 
@@ -55,6 +56,7 @@ async function askJson(path, init = {}) {
       told.message ?? text.slice(0, 500),
       body?.request_id ?? response.headers.get("x-request-id") ?? "",
       text,
+      response.headers.has(ROW) ? Number(response.headers.get(ROW)) : null,
     );
   }
   return { body, text };

@@ -1,15 +1,20 @@
-/** What the console opens with: one question, reviews in several languages. */
+/**
+ * What the console opens with: a code and a complaint, notes in seven languages.
+ *
+ * Neither side has it alone. Dense vectors put the complaint under another code first, and find the Japanese one
+ * that shares no word; sparse ones put the four notes about this very code first, whatever their language.
+ */
 
-export const QUERY = "shoes that fell apart after a few weeks";
+export const QUERY = "E4471, water leaks from the coffee machine";
 
 export const TEXTS = [
-  "Lovely colour and very comfortable, I wear these shoes every day.",
-  "鞋子穿了两个星期就开胶了，质量太差。",
-  "La entrega fue rápida y el paquete llegó bien protegido.",
-  "The sole of these shoes came off after two weeks. Very disappointed.",
-  "Diese Schuhe sind nach drei Wochen auseinandergefallen.",
-  "カメラの画質がとても良く、夜景もきれいに撮れます。",
-  "Les chaussures se sont décousues au bout d’un mois, très déçu.",
-  "وصل الهاتف بسرعة والبطارية تدوم يومين.",
-  "Батарея держит два дня, экран яркий, телефоном довольна.",
+  "E4417: water drips from the machine, close the tank.",
+  "E4471: replace the seal of the boiler.",
+  "E4714: Wasser tritt aus, den Tank schließen.",
+  "E4471 表示密封圈坏了，请更换。",
+  "E4471 : le joint est usé, remplacez-le.",
+  "コーヒーメーカーから水が漏れています。",
+  "A puddle under the coffee machine? Check the hose.",
+  "E4471 означает износ уплотнения, замените его.",
+  "La garantía cubre dos años.",
 ];

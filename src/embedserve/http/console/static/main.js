@@ -2,6 +2,7 @@
 
 import { ApiError, embed, key, sparseModels } from "./api.js";
 import { $, make, number } from "./dom.js";
+import { restoreDraft, watchDraft } from "./draft.js";
 import * as example from "./example.js";
 import { showMap, watchMap } from "./heatmap.js";
 import { refreshStrip, showRecipe, watchServer } from "./operator.js";
@@ -11,7 +12,21 @@ import { readRow } from "./vectors.js";
 
 let cards = new Map();
 
+function askForKey() {
+  const command = make("code", {}, "embedserve keys create");
+  $("key-missing").replaceChildren("Nothing is embedded without a key: the first start printed one, ", command, " makes another.");
+  $("key-missing").hidden = false;
+  $("key-hint").hidden = true;
+  $("key-asked").classList.add("wanted");
+  $("key").setAttribute("aria-invalid", "true");
+  $("key").focus();
+}
+
 function showKey() {
+  $("key-missing").hidden = true;
+  $("key-hint").hidden = false;
+  $("key-asked").classList.remove("wanted");
+  $("key").removeAttribute("aria-invalid");
   const known = key.get();
   $("key-asked").hidden = Boolean(known);
   $("key-known").hidden = !known;
@@ -56,7 +71,7 @@ async function learnModels() {
   showKey();
 }
 
-/** The bodies to send: no more texts in one than the server takes. */
+/** The bodies to send, with what to call their texts: no more texts in one than the server takes. */
 function compose(query, lines, card) {
   const type = $("text-type").value;
   const instruct = card.instruct && $("instruct").value.trim();
@@ -66,19 +81,23 @@ function compose(query, lines, card) {
     ...(textType && { text_type: textType }),
     ...(textType !== "document" && instruct && { instruct }),
   });
-  const bodies = [];
-  const add = (texts, parameters) => {
+  const model = $("model").value;
+  const requests = [];
+  const add = (texts, names, parameters) => {
     for (let at = 0; at < texts.length; at += card.max_rows) {
-      bodies.push({ model: $("model").value, input: { texts: texts.slice(at, at + card.max_rows) }, parameters });
+      const part = (all) => all.slice(at, at + card.max_rows);
+      requests.push({ body: { model, input: { texts: part(texts) }, parameters }, names: part(names) });
     }
   };
+  const names = lines.map((_, i) => `Text ${i + 1}`);
   const split = type === "split";
-  if (split && query !== null) add([query], parametersOf("query"));
-  if (split) add(lines, parametersOf("document"));
-  else add(query === null ? lines : [query, ...lines], parametersOf(type));
+  if (split && query !== null) add([query], ["Query"], parametersOf("query"));
+  if (split) add(lines, names, parametersOf("document"));
+  else if (query === null) add(lines, names, parametersOf(type));
+  else add([query, ...lines], ["Query", ...names], parametersOf(type));
   // Nothing to embed is sent too: what is wrong with it is the server's to say.
-  if (!bodies.length) bodies.push({ model: $("model").value, input: { texts: [] }, parameters: parametersOf("") });
-  return bodies;
+  if (!requests.length) requests.push({ body: { model, input: { texts: [] }, parameters: parametersOf("") }, names });
+  return requests;
 }
 
 /** In one column the answer is below the form. */
@@ -86,11 +105,32 @@ function bringIntoView(element) {
   if (matchMedia("(max-width: 60rem)").matches) element.scrollIntoView();
 }
 
+/** Marks what is shown as the answer to an earlier request, or takes the mark away. */
+function outdate(now) {
+  const marked = now && !$("ranking").hidden;
+  $("results").classList.toggle("outdated", marked);
+  for (const note of document.querySelectorAll(".stale")) note.hidden = !marked;
+}
+
+/** Which text a refusal is about, as far as the server says. */
+function culpritOf({ row, sent }) {
+  if (!sent?.names.length) return "";
+  const { names, body } = sent;
+  const told = row !== null && row in names;
+  if (!told && names.length > 1) return make("p", { class: "hint" }, `in the request from ${names[0]} to ${names.at(-1)}`);
+  const at = told ? row : 0;
+  return make("p", { class: "culprit" }, make("b", {}, names[at]), make("span", { dir: "auto" }, clip(body.input.texts[at])));
+}
+
+const clip = (text) => (text.length > 300 ? `${text.slice(0, 300)}…` : text);
+
 function showProblem(error) {
   if (!(error instanceof ApiError)) throw error;
+  outdate(true);
   $("problem").replaceChildren(
     make("h2", {}, error.status ? `${error.status} ` : "", make("code", {}, error.code)),
     make("p", {}, error.message),
+    error.status === 400 ? culpritOf(error) : "",
     error.requestId ? make("p", { class: "hint" }, "request id ", make("code", {}, error.requestId)) : "",
   );
   $("problem").hidden = false;
@@ -112,8 +152,7 @@ async function run() {
   if ($("key").value.trim()) {
     key.set($("key").value.trim());
   } else if (!key.get()) {
-    $("key").focus();
-    $("key-asked").classList.add("wanted");
+    askForKey();
     return;
   }
   busy(true);
@@ -125,7 +164,13 @@ async function run() {
     const card = cards.get($("model").value);
     const started = performance.now();
     const requests = [];
-    for (const body of compose(query, lines, card)) requests.push({ body, reply: await embed(body) });
+    for (const request of compose(query, lines, card)) {
+      try {
+        requests.push({ ...request, reply: await embed(request.body) });
+      } catch (error) {
+        throw Object.assign(error, { sent: request });
+      }
+    }
     const milliseconds = performance.now() - started;
     show(query, lines, card, requests, milliseconds);
   } catch (error) {
@@ -143,6 +188,7 @@ function show(query, lines, card, requests, milliseconds) {
   const tokens = requests.reduce((sum, { reply }) => sum + reply.body.usage.total_tokens, 0);
   const [asked, answers] = query === null ? [null, rows] : [rows[0], rows.slice(1)];
   $("empty").hidden = true;
+  outdate(false);
   showRanking(asked, answers, { milliseconds, tokens, requests: requests.length });
   showRequests(requests, { query, texts: lines, rows: card.max_rows });
   bringIntoView($("results"));
@@ -151,7 +197,9 @@ function show(query, lines, card, requests, milliseconds) {
 
 function start() {
   showKey();
-  fillExample();
+  if (restoreDraft()) countTexts();
+  else fillExample();
+  watchDraft();
   watchRanking(showMap);
   watchMap();
   watchRequests();
@@ -163,7 +211,11 @@ function start() {
   $("composer").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("composer").requestSubmit();
   });
-  $("example").addEventListener("click", fillExample);
+  $("key").addEventListener("input", showKey);
+  $("example").addEventListener("click", () => {
+    fillExample();
+    $("texts").dispatchEvent(new Event("input", { bubbles: true }));
+  });
   $("texts").addEventListener("input", countTexts);
   $("model").addEventListener("change", showModel);
   $("key-forget").addEventListener("click", () => {

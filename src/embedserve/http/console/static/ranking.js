@@ -5,11 +5,13 @@ import { Lights } from "./lights.js";
 import { compare, shared } from "./vectors.js";
 
 const SHOWN_SHARED = 6;
+const PAGE = 40; // rows at a time: three hundred would make a page of 24,000 pixels
 const LONG = 1_000; // characters; longer texts scroll in a box of their own
 const NAMES = { dense: "dense", sparse: "sparse", sum: "dense + 0.05·sparse" };
 
 let lights;
 let current = null;
+let shown = PAGE;
 let onOrder = () => {};
 
 function bar(kind, width, extra = 0) {
@@ -83,7 +85,10 @@ function list() {
   const scale = query && items.length ? scaleOf(items) : null;
   $("ranked").dataset.by = by;
   const ordered = order(by);
-  $("ranked").replaceChildren(...ordered.map((item, i) => row(item, i + 1, scale)));
+  $("ranked").replaceChildren(...ordered.slice(0, shown).map((item, i) => row(item, i + 1, scale)));
+  const left = ordered.length - shown;
+  $("more").hidden = left <= 0;
+  $("more").textContent = `${Math.min(left, PAGE)} more of ${number(left)} below`;
   onOrder(query, ordered.map((item) => item.row));
 }
 
@@ -134,6 +139,7 @@ export function showRanking(query, rows, bill) {
     common: query ? shared(query, row) : [],
   }));
   current = { query, items };
+  shown = PAGE;
   tell(null);
   const everywhere = new Set(rows.flatMap((row) => [...row.weights.keys()]));
   document.querySelector(".asked").hidden = !query;
@@ -152,6 +158,12 @@ export function showRanking(query, rows, bill) {
 /** @param listener called with the query's row and the texts' rows in their new order */
 export function watchRanking(listener) {
   onOrder = listener;
+  $("more").addEventListener("click", () => {
+    const first = shown;
+    shown += PAGE;
+    list();
+    $("ranked").children[first]?.querySelector(".token")?.focus({ preventScroll: true });
+  });
   $("rank-by").addEventListener("change", () => {
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
     if (document.startViewTransition && !calm) document.startViewTransition(list);
