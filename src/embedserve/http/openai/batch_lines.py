@@ -69,8 +69,9 @@ class BatchChecker:
             return 0
         try:
             given = parse_json(line)
-        except JSONError:
-            return Problem("invalid_json_line", "This line is not parseable as valid JSON.", None, at)
+        except JSONError as error:
+            message = f"This line is not parseable as valid JSON: {error}."
+            return Problem("invalid_json_line", message, None, at)
         if not isinstance(given, dict):
             return Problem("invalid_json_line", "This line is not a JSON object.", None, at)
         return self._check_fields(given, at) or self._check_model(given["body"], at, len(line))
