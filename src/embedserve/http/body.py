@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from embedserve.errors import EmbedserveError
 from embedserve.http.bounded_json import SMALL, JSONError, parse_json
+from embedserve.http.coding import refuse_coded
 from embedserve.scheduling.memory import Hold
 
 __all__ = ["SMALL", "caller_left", "malformed", "parse_json", "read_json"]
@@ -63,9 +64,10 @@ async def read_json(
         run: calls a function in a thread, for bodies that take more than a moment.
 
     Raises:
-        EmbedserveError: 400 over ``limit`` bytes and for anything that is not a JSON object; 503 where memory
-            is short, before the body is read; 499 where the caller hung up.
+        EmbedserveError: 400 over ``limit`` bytes and for anything that is not a JSON object; 415 compressed;
+            503 where memory is short, before the body is read; 499 where the caller hung up.
     """
+    refuse_coded(request)
     body = await _read_body(request, limit, hold)
     try:
         if len(body) <= SMALL:

@@ -13,6 +13,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from embedserve.errors import EmbedserveError
+from embedserve.http.coding import refuse_coded
 
 MAX_FIELD = 64 * 1024
 """Bytes of one field that is no file."""
@@ -57,9 +58,10 @@ async def receive_upload(request: Request, path: Path, *, limit: int) -> Upload:
     """Read the form; the part named ``file`` is written to ``path``.
 
     Raises:
-        EmbedserveError: 400, over ``limit`` bytes of file, or no such form.
+        EmbedserveError: 415, compressed; 400, over ``limit`` bytes of file, or no such form.
         OSError: the disk.
     """
+    refuse_coded(request)
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:

@@ -63,8 +63,11 @@ class Head:
         """Path and query. Raises Refused (400)."""
         if self.target.startswith(b"/") or (self.target == b"*" and self.method == "OPTIONS"):
             return self.target
-        url = httptools.parse_url(self.target)
-        if not url.schema or not url.host:
+        try:
+            url = httptools.parse_url(self.target)
+        except httptools.HttpParserError:
+            url = None
+        if url is None or not url.schema or not url.host:
             raise bad_request("its target is neither a path nor an address")
         return (url.path or b"/") + (b"?" + url.query if url.query else b"")
 

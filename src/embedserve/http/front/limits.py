@@ -62,7 +62,7 @@ class Limits:
 
 def reserve_of(descriptors: int) -> int:
     """Descriptors kept from connections: files, uploads, the database, the listener."""
-    return min(descriptors // 2, max(64, descriptors // 4))
+    return min(descriptors // 2, max(128, descriptors // 4))
 
 
 def raise_descriptor_limit() -> int:
