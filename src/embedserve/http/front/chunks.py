@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from embedserve.http.front.head import STRAY_LINE_END, bad_request
+from embedserve.http.front.head import bad_request, has_stray_line_end
 
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?")
 _MAX_LINE = 4096
@@ -54,11 +54,11 @@ class ChunkReader:
         most = _MAX_TRAILERS if self._last else _MAX_LINE
         end = data.find(b"\r\n", 0, most)
         if end < 0:
-            if len(data) >= most or STRAY_LINE_END.search(data):
+            if len(data) >= most or has_stray_line_end(data[:most]):
                 raise bad_request("a line between its chunks has no end")
             return False
         line = bytes(data[:end])
-        if STRAY_LINE_END.search(line):
+        if has_stray_line_end(line):
             raise bad_request("a line between its chunks does not end in CR LF")
         if self._last:
             return self._read_trailers(data)
@@ -81,7 +81,7 @@ class ChunkReader:
             if len(data) >= _MAX_TRAILERS:
                 raise bad_request(f"more than {_MAX_TRAILERS} bytes of trailers")
             return False
-        if STRAY_LINE_END.search(data, 0, end):
+        if has_stray_line_end(data[: end + 2]):
             raise bad_request("a trailer does not end in CR LF")
         del data[: end + 4]
         self.done = True

@@ -8,10 +8,12 @@ import fcntl
 import logging
 import math
 import socket
+import struct
 import sys
 import termios
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
@@ -23,7 +25,7 @@ from uvicorn.server import ServerState
 from embedserve.http.front.chunks import ChunkReader
 from embedserve.http.front.exchange import CONTINUE, Exchange, status_line
 from embedserve.http.front.gate import Gate
-from embedserve.http.front.head import STRAY_LINE_END, Head, Refused, bad_request, read_head
+from embedserve.http.front.head import Head, Refused, bad_request, has_stray_line_end, read_head
 from embedserve.http.front.hook import EXTENSION
 from embedserve.http.front.limits import DRAIN_BYTES, LINGER_SECONDS
 from embedserve.http.openai.rendering import render_error
@@ -40,6 +42,7 @@ PROBE_SECONDS = 0.5
 """How long after the end of a client's sending half it is asked whether anybody is still there."""
 
 _END = b"\r\n\r\n"
+_RESET = struct.pack("ii", 1, 0)
 _CLOSED = 7  # TCP_CLOSE in <netinet/tcp.h>
 
 
@@ -164,8 +167,12 @@ class Connection(asyncio.Protocol):
         return self._exchange is None and not self._input
 
     def abort(self) -> None:
-        """End it now."""
+        """End it now, by a reset: nobody can take half a reply for a whole one."""
         self._closing = True
+        tcp = self._transport.get_extra_info("socket")
+        if tcp is not None:
+            with suppress(OSError):
+                tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._transport.abort()
 
     def expire(self, now: float) -> None:
@@ -173,7 +180,7 @@ class Connection(asyncio.Protocol):
         exchange = self._exchange
         self.deadline = math.inf
         if self._closing:
-            self.abort()
+            self._transport.abort()
         elif self.clogged:
             self._judge_reader()
         elif not self._body_ended:
@@ -324,7 +331,7 @@ class Connection(asyncio.Protocol):
                 raise self._too_large(data)
             if data and not 65 <= data[0] <= 90 and data != b"\r":
                 raise bad_request("it does not begin with a method")
-            if STRAY_LINE_END.search(data, self._searched):
+            if has_stray_line_end(data, self._searched):
                 raise bad_request("a line of its head does not end in CR LF")
             if not self._searched and data:
                 self._wait(self._limits.head)
@@ -435,11 +442,9 @@ class Connection(asyncio.Protocol):
         """Bytes that the client's side confirmed; what lies in our system's buffer is not among them."""
         waiting = self._transport.get_write_buffer_size()
         if (tcp := self._transport.get_extra_info("socket")) is not None:
-            try:
+            with suppress(OSError):
                 queued = fcntl.ioctl(tcp.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
                 waiting += int.from_bytes(queued, sys.byteorder)
-            except OSError:
-                pass
         return self._sent - waiting
 
     def _probe(self, exchange: Exchange) -> None:
@@ -470,7 +475,9 @@ class Connection(asyncio.Protocol):
     def _fail(self, refusal: Refused) -> None:
         """Nothing more can be read here. Whoever was being answered hears it unless his reply has begun."""
         exchange = self._exchange
-        if exchange is None:
+        if exchange is None and not self._body_ended:
+            self._close()  # of a request that has had its reply
+        elif exchange is None:
             self._refuse(refusal)
         elif exchange.began:
             self.abort()

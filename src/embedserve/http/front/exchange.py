@@ -79,14 +79,14 @@ class Exchange:
     async def run(self, app: ASGIApp, scope: Scope) -> None:
         try:
             await app(scope, self.receive, self.send)
-            if not self.told:
+            if not self.told and not self.gone:
                 log.error("the application returned without a whole reply")
                 await self._break_off()
         except asyncio.CancelledError:
             self._connection.abort()
             raise
         except BaseException as error:
-            if not self.told:  # else the application told the caller, and its log, itself
+            if not self.told and not self.gone:  # else the application told the caller, and its log, itself
                 log.error("the application failed", exc_info=error)
                 await self._break_off()
             if not isinstance(error, Exception):

@@ -16,8 +16,15 @@ from embedserve.errors import EmbedserveError
 Headers = list[tuple[bytes, bytes]]
 
 _LENGTH = re.compile(rb"[0-9]{1,18}")
-STRAY_LINE_END = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
-"""A line feed or a carriage return that stands alone: some take it for the end of a line, some do not."""
+
+
+def has_stray_line_end(data: bytes | bytearray, start: int = 0) -> bool:
+    """A line feed or a carriage return stands alone: some take it for the end of a line, some do not."""
+    if data[start - 1 : start] == b"\r":
+        start -= 1
+    ends = data.count(b"\r\n", start)
+    returns = data.count(b"\r", start) - data.endswith(b"\r")  # the last one may get its line feed yet
+    return data.count(b"\n", start) != ends or returns != ends
 
 
 class Refused(EmbedserveError):
@@ -95,7 +102,7 @@ def read_head(data: bytes, most_headers: int) -> Head:
     Raises:
         Refused: 400, 417, 431, 501, 505.
     """
-    if STRAY_LINE_END.search(data) or b"\r\n " in data or b"\r\n\t" in data or b"\0" in data:
+    if has_stray_line_end(data) or b"\r\n " in data or b"\r\n\t" in data or b"\0" in data:
         raise bad_request("a line of its head does not end in CR LF, is folded, or holds a NUL")
     if data.count(b"\n") - 2 > most_headers:
         raise Refused(
