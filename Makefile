@@ -6,7 +6,9 @@ BIN = $(VENV)/bin
 CORE = $(wildcard src/embedserve/embedding/backbones/native/core/*)
 PACKAGE = pyproject.toml setup.py $(CORE)
 
-.PHONY: run test check clean
+.PHONY: run test check fuzz clean
+# Of fuzzing, for all targets together.
+SECONDS ?= 240
 
 run: $(VENV)/.run  ## install, start the server on the bundled model, print a key and a curl line that works
 	$(BIN)/embedserve serve
@@ -19,6 +21,10 @@ check: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p embedserve
 	$(BIN)/lint-imports
+
+fuzz: $(VENV)/.test  ## the native core under sanitizers: strict compilers, then SECONDS of fuzzing (docs/architecture.md)
+	$(BIN)/python -m fuzz.native_core --compile
+	$(BIN)/python -m fuzz.native_core --seconds $(SECONDS)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

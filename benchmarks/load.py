@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -154,3 +155,82 @@ def note(samples: Samples, call: Call, good: bool, since: float) -> None:
         samples.tokens += call.tokens
     else:
         samples.errors += 1
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    headers: dict[str, str]
+    """Names in lower case."""
+    body: bytes
+
+
+class Talk:
+    """One connection for requests of every sort, whole or in part; opened on first use.
+
+    Args:
+        patience: seconds after which :meth:`ask` raises TimeoutError.
+    """
+
+    def __init__(self, port: int, patience: float = 120) -> None:
+        self.port, self.patience = port, patience
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    def payload(
+        self, method: str, path: str, key: str, body: bytes = b"", content_type: str = "application/json"
+    ) -> bytes:
+        lines = [f"{method} {path} HTTP/1.1", "host: localhost", f"content-length: {len(body)}"]
+        lines += [f"content-type: {content_type}"] if body else []
+        lines += [f"authorization: Bearer {key}"] if key else []
+        return "\r\n".join([*lines, "", ""]).encode() + body
+
+    async def send(self, data: bytes) -> None:
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 26)
+        self._streams[1].write(data)
+        await self._streams[1].drain()
+
+    async def receive(self, slowly: float = 0) -> Reply:
+        """The next reply.
+
+        Args:
+            slowly: seconds between one kilobyte of the body and the next.
+
+        Raises:
+            asyncio.IncompleteReadError: the server closed the connection before its end.
+        """
+        if self._streams is None:
+            raise OSError("nothing was sent")
+        reader = self._streams[0]
+        status_line, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        headers = {}
+        for name, _, value in (line.partition(":") for line in lines if line):
+            headers[name.lower()] = value.strip()
+        body = bytearray()
+        if headers.get("transfer-encoding") == "chunked":
+            while size := int(await reader.readline(), 16):
+                body += (await reader.readexactly(size + 2))[:-2]
+            await reader.readline()
+        else:
+            left = int(headers.get("content-length", "0"))
+            while left:
+                body += await reader.readexactly(min(left, 1024) if slowly else left)
+                left = int(headers["content-length"]) - len(body)
+                await asyncio.sleep(slowly)
+        if headers.get("connection") == "close":
+            self.close()
+        return Reply(int(status_line.split(" ")[1]), headers, bytes(body))
+
+    async def ask(
+        self, method: str, path: str, key: str, body: object = b"", content_type: str = "application/json"
+    ) -> Reply:
+        """One request and its reply; ``body`` as bytes, or anything that becomes JSON."""
+        data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+        async with asyncio.timeout(self.patience):
+            await self.send(self.payload(method, path, key, data, content_type))
+            return await self.receive()
+
+    def close(self) -> None:
+        if self._streams:
+            self._streams[1].close()
+        self._streams = None

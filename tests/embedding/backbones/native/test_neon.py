@@ -7,10 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from fuzz.native_core import CORE, FLAGS, compile_core
 
-import embedserve.embedding.backbones.native as native
-
-CORE = Path(native.__file__).parent / "core"
 CHECK = Path(__file__).with_name("check_kernels.cpp")
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 
@@ -19,9 +17,9 @@ def test_neon_kernels_under_emulation(tmp_path: Path) -> None:
     for program in (COMPILER, EMULATOR):
         if shutil.which(program) is None:
             pytest.skip(f"no {program}: `apt install g++-aarch64-linux-gnu qemu-user`")
-    sources = sorted(CORE.glob("*.cpp"))
-    flags = ["-std=c++17", "-O1", "-static", "-pthread", "-ffp-contract=off", f"-I{CORE}"]
-    subprocess.run([COMPILER, *flags, *sources, CHECK, "-o", tmp_path / "check"], check=True)
+    objects = compile_core(COMPILER, ["-O1"], tmp_path, machine="aarch64")
+    command = [COMPILER, *FLAGS, "-O1", "-static", f"-I{CORE}", CHECK, *objects, "-o", tmp_path / "check"]
+    subprocess.run(command, check=True)
     ran = subprocess.run([EMULATOR, tmp_path / "check", "neon"], capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "bit-equal in a batch with 3 threads" in ran.stdout

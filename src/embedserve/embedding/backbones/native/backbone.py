@@ -153,8 +153,7 @@ class NativeBackbone:
         self._check(self._library.model_pack(self._model))
 
     def _check(self, status: int) -> None:
-        if status:
-            raise NativeUnavailable(self._library.last_error())
+        self._library.check(status)
 
     def encode(self, windows: Sequence[Window]) -> Floats:
         out = np.empty((len(windows), self.hidden_size), np.float32)

@@ -137,5 +137,4 @@ class NativeDecoder:
         )
 
     def _check(self, status: int) -> None:
-        if status:
-            raise NativeUnavailable(self._library.last_error())
+        self._library.check(status)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 ABI = 1
+OUT_OF_MEMORY = 2
 ISAS = ("avx512vnni", "avxvnni", "avx2", "neon", "scalar")
 
 
@@ -116,7 +117,19 @@ class Library:
         raise AttributeError(name)
 
     def last_error(self) -> str:
-        return str(self.error().decode())
+        return str(self.error().decode(errors="replace"))
+
+    def check(self, status: int) -> None:
+        """Of a call that returns one (``embedserve::Status`` of core/api.h).
+
+        Raises:
+            MemoryError: the system gave none; the model is as it was before the call.
+            NativeUnavailable: the core refused.
+        """
+        if status == OUT_OF_MEMORY:
+            raise MemoryError(f"the native core: {self.last_error()}")
+        if status:
+            raise NativeUnavailable(self.last_error())
 
 
 @cache

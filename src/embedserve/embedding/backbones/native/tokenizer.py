@@ -52,15 +52,16 @@ class NativeTokenizer:
         offsets = np.array([0, *accumulate(map(len, normal))], np.uintp)
         ids = np.empty(int(offsets[-1]) + len(texts) + 1, np.int32)
         counts = np.zeros(len(texts), np.int32)
-        if self._library.unigram_encode(
-            self._unigram,
-            b"".join(normal),
-            offsets.ctypes.data,
-            len(texts),
-            ids.ctypes.data,
-            counts.ctypes.data,
-        ):
-            raise NativeUnavailable(self._library.last_error())
+        self._library.check(
+            self._library.unigram_encode(
+                self._unigram,
+                b"".join(normal),
+                offsets.ctypes.data,
+                len(texts),
+                ids.ctypes.data,
+                counts.ctypes.data,
+            )
+        )
         ends = accumulate(counts.tolist(), initial=0)
         return [ids[start:end].copy() for start, end in pairwise(ends)]
 

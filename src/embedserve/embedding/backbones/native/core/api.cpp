@@ -1,7 +1,5 @@
-// The C ABI that Python loads. Functions that can fail return null or non-zero and leave a message for
-// embedserve_error(), kept per thread.
-#include <algorithm>
-#include <memory>
+// The C ABI that Python loads. Functions that can fail return null or a Status that is not kDone and leave a message for
+// embedserve_error(), kept per thread. No exception leaves them.
 #include <stdexcept>
 #include <string>
 
@@ -11,9 +9,9 @@
 
 using namespace embedserve;
 
-thread_local std::string embedserve::error;
+thread_local char embedserve::error[512] = "";
 
-EMBEDSERVE_API const char* embedserve_error() { return error.c_str(); }
+EMBEDSERVE_API const char* embedserve_error() { return error; }
 EMBEDSERVE_API int embedserve_abi() { return 1; }
 
 // The kernels chosen for `isa` ("auto" for the best), or null where this CPU cannot run them.
@@ -27,7 +25,11 @@ EMBEDSERVE_API void* embedserve_model_create(const Shape* shape, const char* isa
   guarded([&] {
     const Kernels* kernels = find_kernels(isa);
     if (!kernels) throw std::invalid_argument(std::string("this CPU has no ") + isa);
-    if (shape->hidden % 32 || shape->ffn % 32 || shape->heads < 1 || shape->hidden % shape->heads || shape->head_size() % 16)
+    check_sizes({shape->layers}, kMostLayers);
+    check_sizes({shape->hidden, shape->heads, shape->ffn}, kMostWidth);
+    check_sizes({shape->positions, shape->vocabulary}, kMostRows);
+    check_sizes({threads}, kMostThreads);
+    if (shape->hidden % 32 || shape->ffn % 32 || shape->hidden % shape->heads || shape->head_size() % 16)
       throw std::invalid_argument("hidden and ffn must be multiples of 32 and a head's size a multiple of 16");
     model = new Model(*shape, *kernels, threads);
   });

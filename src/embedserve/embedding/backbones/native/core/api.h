@@ -1,22 +1,29 @@
 // What the files of the C ABI share.
 #pragma once
+#include <cstdio>
 #include <exception>
-#include <string>
+#include <new>
 
 #define EMBEDSERVE_API extern "C" __attribute__((visibility("default")))
 
 namespace embedserve {
 
-extern thread_local std::string error;  // of this thread's last call that failed
+// Of this thread's last call that failed. Fixed room: saying that memory has run out must not need any.
+extern thread_local char error[512];
+
+enum Status { kDone = 0, kRefused = 1, kOutOfMemory = 2 };
 
 template <class F>
 int guarded(F&& body) {
   try {
     body();
-    return 0;
+    return kDone;
+  } catch (const std::bad_alloc&) {
+    std::snprintf(error, sizeof error, "out of memory");
+    return kOutOfMemory;
   } catch (const std::exception& caught) {
-    error = caught.what();
-    return 1;
+    std::snprintf(error, sizeof error, "%s", caught.what());
+    return kRefused;
   }
 }
 

@@ -2,6 +2,7 @@
 // streamed once per block of rows, and 4 KB pages would cost a table walk every 64 cache lines.
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -32,6 +33,7 @@ class Array {
     data_ = nullptr;
     count_ = 0;
     constexpr size_t huge = size_t{2} << 20;
+    if (count > (SIZE_MAX >> 1) / sizeof(T)) throw std::bad_alloc();
     const size_t bytes = count * sizeof(T) + 64;  // vector loads may read past the last element
     const size_t align = bytes >= huge ? huge : 64;
     const size_t padded = (bytes + align - 1) / align * align;

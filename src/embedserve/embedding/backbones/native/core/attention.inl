@@ -39,7 +39,8 @@ struct HeadScratch {
   // Lays the parts out from `base` on; returns the bytes needed.
   size_t place(char* base, int length, int d) {
     padded = round_up(length, 64);
-    char* at = base;
+    const uintptr_t start = reinterpret_cast<uintptr_t>(base);
+    uintptr_t at = start;
     const auto take = [&](auto*& part, size_t count) {
       part = reinterpret_cast<std::remove_reference_t<decltype(part)>>(at);
       at += (count * sizeof(*part) + 63) / 64 * 64;
@@ -53,7 +54,7 @@ struct HeadScratch {
     take(key_scale, n);
     take(value_scale, d);
     take(scores, kQueries * n);
-    return static_cast<size_t>(at - base);
+    return at - start;
   }
 };
 
@@ -65,7 +66,7 @@ size_t attention_bytes(const Shape& shape, int length) {
 // heads that fill four vectors together are converted together.
 template <int D>
 LANE_INLINE void symmetric_heads(const float* x, int count, int d, uint8_t* bytes, float* scale) {
-  constexpr int step = 4 * kLanes, together = D && D < step ? step / D : 1;
+  constexpr int step = 4 * kLanes, together = D && D < step ? step / D : 1, size = D ? D : step;
   const Vec offset = splat(128.0f);
   int head = 0;
   for (; D && D % kLanes == 0 && head + together <= count; head += together) {
@@ -80,7 +81,7 @@ LANE_INLINE void symmetric_heads(const float* x, int count, int d, uint8_t* byte
       scale[head + h] = most * (1.0f / 127.0f);
       inverse[h] = splat(127.0f / most);
     }
-    const auto scaled = [&](int i) __attribute__((always_inline)) { return fma(load(from + i), inverse[D ? i / D : 0], offset); };
+    const auto scaled = [&](int i) __attribute__((always_inline)) { return fma(load(from + i), inverse[i / size], offset); };
 #pragma GCC unroll 8
     for (int i = 0; i < together * D; i += step)
       store_bytes(bytes + head * D + i, to_bytes(scaled(i), scaled(i + kLanes), scaled(i + 2 * kLanes), scaled(i + 3 * kLanes)));

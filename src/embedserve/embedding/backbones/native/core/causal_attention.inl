@@ -66,17 +66,18 @@ struct CausalScratch {
 
   size_t place(char* base, const CausalTask& t) {
     const size_t rows = static_cast<size_t>(t.count) * t.group;
-    float* at = reinterpret_cast<float*>(base);
+    const uintptr_t start = reinterpret_cast<uintptr_t>(base);
+    uintptr_t at = start;
     const auto take = [&](size_t count) {
-      float* part = at;
-      at += (count + 15) / 16 * 16;
+      float* part = reinterpret_cast<float*>(at);
+      at += (count + 15) / 16 * 16 * sizeof(float);
       return part;
     };
     scores = take(rows * kKeyBlock);
     mixed = take(rows * t.d);
     top = take(rows);
     total = take(rows);
-    return static_cast<size_t>(reinterpret_cast<char*>(at) - base);
+    return at - start;
   }
 };
 

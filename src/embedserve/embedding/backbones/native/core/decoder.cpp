@@ -4,6 +4,8 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 
 namespace embedserve {
 namespace {
@@ -45,12 +47,13 @@ struct Decoder::Schedule {
 Decoder::Decoder(const DecoderShape& shape, const Kernels& kernels, int threads)
     : weights_(shape), kernels_(kernels), team_(threads), scratch_(team_.size()), rows_(team_.size()), attention_(team_.size()) {}
 
-size_t Decoder::bytes() const {
-  size_t total = weights_.bytes() + states_.bytes() + angles_.bytes();
+// Under the lock, so that bytes() needs none and never waits for a batch.
+void Decoder::count_working() {
+  size_t total = states_.bytes() + angles_.bytes();
   for (const Scratch& scratch : scratch_) total += scratch.bytes();
   for (const auto& row : rows_) total += row.bytes();
   for (const auto& attention : attention_) total += attention.bytes();
-  return total;
+  working_.store(total, std::memory_order_relaxed);
 }
 
 void Decoder::Layout::add(int sequence, int first, int count) {
@@ -81,6 +84,7 @@ Decoder::Piece Decoder::make_piece(const DecoderBatch& batch, int first, int las
 
 void Decoder::encode(const DecoderBatch& batch) {
   std::lock_guard<std::mutex> lock(mutex_);
+  check(batch);
   const int threads = team_.size();
   for (int first = 0, last = 0; last < batch.sequences; first = last) {
     int rows = 0, keys = 0;
@@ -95,9 +99,33 @@ void Decoder::encode(const DecoderBatch& batch) {
     const Piece piece = make_piece(batch, first, last);
     prepare(piece);
     Schedule schedule(threads > 1 && rows < kPanelRows * threads, threads, 2 * weights_.shape().layers);
-    team_.run([&](int rank) { walk(piece, schedule, rank); });
+    team_.run([&](int rank) {
+      try {
+        walk(piece, schedule, rank);
+      } catch (...) {
+        schedule.barrier.abandon(std::current_exception());
+        throw;
+      }
+    });
   }
   if (states_.bytes() > kIdleBytes) states_ = States{};
+  count_working();
+}
+
+// The caller has seen to all of it; this is what stands between a mistake of his and somebody else's memory.
+void Decoder::check(const DecoderBatch& batch) const {
+  const DecoderShape& shape = weights_.shape();
+  if (!weights_.last_norm()) throw std::invalid_argument("the weights are not packed");
+  for (int i = 0; i < batch.sequences; ++i) {
+    const int before = batch.prefix_lengths[i], rows = batch.offsets[i + 1] - batch.offsets[i];
+    if (before < 0 || rows < 0 || before > shape.positions - rows || (before && !batch.prefixes[i]))
+      throw std::invalid_argument("a sequence of " + std::to_string(rows) + " ids after " + std::to_string(before) +
+                                  " has no place among " + std::to_string(shape.positions) + " positions");
+  }
+  const int first = batch.sequences > 0 ? batch.offsets[0] : 0, last = batch.sequences > 0 ? batch.offsets[batch.sequences] : 0;
+  for (int i = first; i < last; ++i)
+    if (batch.ids[i] < 0 || batch.ids[i] >= shape.vocabulary)
+      throw std::invalid_argument("the vocabulary has no id " + std::to_string(batch.ids[i]));
 }
 
 void Decoder::prepare(const Piece& piece) {
@@ -113,6 +141,7 @@ void Decoder::prepare(const Piece& piece) {
 void Decoder::grow_angles(int positions) {
   if (positions <= angles_count_) return;
   const int d = weights_.shape().head_size, half = d / 2, count = round_up(positions, 1024);
+  angles_count_ = 0;  // should there be no memory for more
   angles_.resize(static_cast<size_t>(count) * d);
   for (int i = 0; i < half; ++i) {
     const float exponent = static_cast<float>(2 * i) / static_cast<float>(d);

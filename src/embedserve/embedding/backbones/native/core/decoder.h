@@ -1,5 +1,6 @@
 // The walk through a Qwen3 decoder: packed sequences in, pooled vectors out.
 #pragma once
+#include <atomic>
 #include <mutex>
 #include <vector>
 
@@ -29,7 +30,7 @@ class Decoder {
   DecoderWeights& weights() { return weights_; }
   Team& team() { return team_; }
   void encode(const DecoderBatch& batch);
-  size_t bytes() const;
+  size_t bytes() const { return weights_.bytes() + working_.load(std::memory_order_relaxed); }
 
  private:
   struct Sequence {
@@ -77,6 +78,8 @@ class Decoder {
   };
   struct Schedule;
 
+  void check(const DecoderBatch& batch) const;
+  void count_working();
   Piece make_piece(const DecoderBatch& batch, int first, int last) const;
   void prepare(const Piece& piece);
   void walk(const Piece& piece, Schedule& schedule, int rank);
@@ -100,6 +103,7 @@ class Decoder {
   const Kernels& kernels_;
   Team team_;
   std::mutex mutex_;
+  std::atomic<size_t> working_{0};          // bytes, as of the last batch
   States states_;
   std::vector<Scratch> scratch_;           // a thread each; the first is shared where members work together
   std::vector<Array<float>> rows_;         // a thread each: one row

@@ -1,5 +1,6 @@
 // The C ABI of decoders; see api.cpp for how failures come back.
 #include <stdexcept>
+#include <string>
 
 #include "api.h"
 #include "decoder.h"
@@ -11,9 +12,15 @@ EMBEDSERVE_API void* embedserve_decoder_create(const DecoderShape* shape, const 
   guarded([&] {
     const Kernels* kernels = find_kernels(isa);
     if (!kernels) throw std::invalid_argument(std::string("this CPU has no ") + isa);
+    check_sizes({shape->layers}, kMostLayers);
+    check_sizes({shape->hidden, shape->ffn}, kMostWidth);
+    check_sizes({shape->heads, shape->kv_heads, shape->head_size}, 1 << 12);
+    check_sizes({shape->heads * shape->head_size, shape->kv_heads * shape->head_size}, kMostWidth);
+    check_sizes({shape->positions, shape->vocabulary}, kMostRows);
+    check_sizes({threads}, kMostThreads);
     if (shape->hidden % 32 || shape->ffn % 32 || shape->head_size % 32)
       throw std::invalid_argument("hidden, ffn and a head's size must be multiples of 32");
-    if (shape->kv_heads < 1 || shape->heads % shape->kv_heads)
+    if (shape->heads % shape->kv_heads)
       throw std::invalid_argument("query heads must be a multiple of the heads of keys");
     decoder = new Decoder(*shape, *kernels, threads);
   });

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <stdexcept>
+#include <utility>
 
 namespace embedserve {
 namespace {
@@ -64,13 +65,24 @@ void DecoderWeights::place(GroupedLinear& linear, int k, const std::vector<Group
 
 void DecoderWeights::pack_layer(Team& team) {
   if (static_cast<int>(layers_.size()) == shape_.layers) throw std::invalid_argument("all layers are packed");
+  const size_t packed_before = packed_used_, numbers_before = numbers_used_;
+  DecoderLayer layer;
+  try {
+    pack(layer, team);
+  } catch (...) {
+    packed_used_ = packed_before;
+    numbers_used_ = numbers_before;
+    throw;
+  }
+  layers_.push_back(std::move(layer));
+  tensors_.clear();
+}
+
+void DecoderWeights::pack(DecoderLayer& layer, Team& team) {
   const int hidden = shape_.hidden, d = shape_.head_size, q = shape_.q_width(), kv = shape_.kv_width(), ffn = shape_.ffn;
   const Tensor &keys = need("k", kv, hidden), &values = need("v", kv, hidden), &queries = need("q", q, hidden);
   const Tensor &project = need("o", hidden, q), &down = need("down", hidden, ffn);
   const Tensor &gate = need("gate", ffn, hidden), &up = need("up", ffn, hidden);
-
-  layers_.emplace_back();
-  DecoderLayer& layer = layers_.back();
   layer.before_attention = keep_gain("input_norm", hidden);
   layer.before_ffn = keep_gain("ffn_norm", hidden);
   layer.query_norm = keep_gain("q_norm", d, 1.44269504f / std::sqrt(static_cast<float>(d)));
@@ -93,11 +105,12 @@ void DecoderWeights::pack_layer(Team& team) {
   team.run([&](int) {
     for (size_t i; (i = next.fetch_add(1)) < panels.size();) panels[i].first->pack_panel(panels[i].second);
   });
-  tensors_.clear();
 }
 
 void DecoderWeights::finish() {
   if (static_cast<int>(layers_.size()) != shape_.layers) throw std::invalid_argument("some layers are not packed");
+  if (last_norm_) throw std::invalid_argument("the weights are packed");
+  need("last_norm", 1, shape_.hidden);
   words_ = need("words", shape_.vocabulary, shape_.hidden);
   last_norm_ = keep_gain("last_norm", shape_.hidden);
   tensors_.clear();

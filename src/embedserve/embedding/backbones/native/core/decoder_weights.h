@@ -26,7 +26,7 @@ class DecoderWeights {
   // "q_norm", "k_norm"), or "words" and "last_norm", which finish() takes. The caller's memory must stay until the
   // layer is packed, that of "words" for ever.
   void set(const std::string& name, const Tensor& tensor) { tensors_[name] = tensor; }
-  // Throw std::invalid_argument naming a tensor that is missing or has another shape than expected.
+  // Throw std::invalid_argument naming a tensor that is missing or has another shape than expected; nothing is packed then.
   void pack_layer(Team& team);
   void finish();
 
@@ -39,6 +39,7 @@ class DecoderWeights {
  private:
   const Tensor& need(const std::string& name, int rows, int columns) const;
   const float* keep_gain(const std::string& name, int count, float factor = 1.0f);
+  void pack(DecoderLayer& layer, Team& team);
   void place(GroupedLinear& linear, int k, const std::vector<GroupedPacking::Stretch>& stretches, std::vector<GroupedPacking>& jobs);
 
   DecoderShape shape_;

@@ -1,10 +1,9 @@
 // Single kernels behind the C ABI, so that tests hold each against NumPy and benchmarks can time it.
 #include <cstring>
 
+#include "api.h"
 #include "arena.h"
 #include "packing.h"
-
-#define EMBEDSERVE_API extern "C" __attribute__((visibility("default")))
 
 using namespace embedserve;
 

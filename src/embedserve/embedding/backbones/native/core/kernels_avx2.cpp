@@ -1,3 +1,4 @@
+// build: x86_64 -mavx2 -mfma -mf16c -mbmi2
 // The kernels compiled for AVX2 + FMA (Haswell, Zen and later). See kernels_avx512vnni.cpp.
 #if defined(__x86_64__)
 #include <cmath>
@@ -5,8 +6,6 @@
 #include <type_traits>
 
 #include "kernels.h"
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c,bmi2")
 #include "simd_avx2.h"
 #include "rows.inl"
 #include "gemm.inl"
@@ -21,5 +20,4 @@ const Kernels* kernels_avx2() {
   return &table;
 }
 }  // namespace embedserve
-#pragma GCC pop_options
 #endif

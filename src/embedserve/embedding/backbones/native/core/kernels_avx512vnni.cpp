@@ -1,3 +1,4 @@
+// build: x86_64 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512vbmi -mfma -mf16c -mbmi2
 // The kernels compiled for AVX-512 with VNNI (Ice Lake, Zen 4 and later). Only this file may use those
 // instructions: everything it defines is file-local, so no other code can end up with them.
 #if defined(__x86_64__)
@@ -6,8 +7,6 @@
 #include <type_traits>
 
 #include "kernels.h"
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,fma,f16c,bmi2")
 #include "simd_avx512.h"
 #include "rows.inl"
 #include "gemm.inl"
@@ -22,5 +21,4 @@ const Kernels* kernels_avx512vnni() {
   return &table;
 }
 }  // namespace embedserve
-#pragma GCC pop_options
 #endif

@@ -1,3 +1,4 @@
+// build: x86_64 -mavx2 -mfma -mf16c -mbmi2 -mavxvnni
 // The kernels compiled for AVX2 with VNNI (Alder Lake, Zen 5 and later). See kernels_avx512vnni.cpp.
 #if defined(__x86_64__)
 #include <cmath>
@@ -5,8 +6,6 @@
 #include <type_traits>
 
 #include "kernels.h"
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c,bmi2,avxvnni")
 #define EMBEDSERVE_AVXVNNI
 #include "simd_avx2.h"
 #include "rows.inl"
@@ -22,5 +21,4 @@ const Kernels* kernels_avxvnni() {
   return &table;
 }
 }  // namespace embedserve
-#pragma GCC pop_options
 #endif

@@ -1,3 +1,4 @@
+// build: aarch64 -march=armv8.2-a+dotprod
 // The kernels compiled for AArch64 with the dot-product extension (Cortex-A76, Neoverse, Apple M1 and later).
 #if defined(__aarch64__)
 #include <cmath>
@@ -5,8 +6,6 @@
 #include <type_traits>
 
 #include "kernels.h"
-#pragma GCC push_options
-#pragma GCC target("arch=armv8.2-a+dotprod")
 #include "simd_neon.h"
 #include "rows.inl"
 #include "gemm.inl"
@@ -21,5 +20,4 @@ const Kernels* kernels_neon() {
   return &table;
 }
 }  // namespace embedserve
-#pragma GCC pop_options
 #endif

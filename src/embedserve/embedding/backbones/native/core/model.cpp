@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <numeric>
+#include <stdexcept>
+#include <string>
 
 namespace embedserve {
 namespace {
@@ -22,11 +24,24 @@ Model::Model(const Shape& shape, const Kernels& kernels, int threads)
 
 void Model::pack() { weights_.pack(team_); }
 
-size_t Model::bytes() const {
-  size_t total = weights_.bytes();
+// Under the lock, so that bytes() needs none and never waits for a batch.
+void Model::count_working() {
+  size_t total = 0;
   for (const States& states : states_) total += states.bytes();
   for (const Scratch& scratch : scratch_) total += scratch.bytes();
-  return total;
+  working_.store(total, std::memory_order_relaxed);
+}
+
+// The caller has seen to all of it; this is what stands between a mistake of his and somebody else's memory.
+void Model::check(const Batch& batch) const {
+  const Shape& shape = weights_.shape();
+  if (!weights_.packed()) throw std::invalid_argument("the weights are not packed");
+  for (int i = 0; i < batch.sequences; ++i)
+    if (const int length = batch.offsets[i + 1] - batch.offsets[i]; length < 1 || length > shape.positions)
+      throw std::invalid_argument("a window has " + std::to_string(length) + " ids, allowed are 1 to " + std::to_string(shape.positions));
+  for (int i = batch.offsets[0]; i < batch.offsets[batch.sequences]; ++i)
+    if (batch.ids[i] < 0 || batch.ids[i] >= shape.vocabulary)
+      throw std::invalid_argument("the vocabulary has no id " + std::to_string(batch.ids[i]));
 }
 
 Model::Piece Model::make_piece(const Batch& batch, const int* sequences, int count) const {
@@ -51,12 +66,18 @@ void Model::prepare(States& states, const Piece& piece) const {
   states.context.resize(rows * shape.hidden_stride());
 }
 
+void Model::encode(const Batch& batch) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (batch.sequences < 1) return;
+  check(batch);
+  run(batch);
+  count_working();
+}
+
 // How a batch is shared out. Whole sequences per thread need no meeting, so that is the rule; one long text or
 // an uneven rest is worked on by all threads together. Either way each number is computed by the same
 // instructions on the same operands, so vectors do not depend on the choice.
-void Model::encode(const Batch& batch) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  if (!batch.sequences) return;
+void Model::run(const Batch& batch) {
   const int threads = team_.size();
   std::vector<int> order(batch.sequences);
   std::iota(order.begin(), order.end(), 0);
@@ -196,7 +217,8 @@ void Model::pool(const Piece& piece, const float* x) const {
       kernels_.accumulate(x + static_cast<size_t>(row) * shape.hidden_stride(), *weights, shape.hidden, out);
       total += *weights;
     }
-    for (int j = 0; j < shape.hidden; ++j) out[j] /= total;
+    if (total != 0)
+      for (int j = 0; j < shape.hidden; ++j) out[j] /= total;
   }
 }
 

@@ -1,5 +1,6 @@
 // The walk through the network: packed sequences in, pooled vectors out.
 #pragma once
+#include <atomic>
 #include <mutex>
 #include <vector>
 
@@ -16,7 +17,7 @@ struct Batch {
   const float* pooling;    // a weight a token
   const int32_t* offsets;  // sequences + 1
   int sequences;
-  float* out;  // sequences * hidden: the weighted mean of the last states
+  float* out;  // sequences * hidden: the weighted mean of the last states (zero where all weights are)
 };
 
 class Model {
@@ -27,7 +28,7 @@ class Model {
   const Kernels& kernels() const { return kernels_; }
   void pack();
   void encode(const Batch& batch);
-  size_t bytes() const;
+  size_t bytes() const { return weights_.bytes() + working_.load(std::memory_order_relaxed); }
 
  private:
   // States of the tokens under way; shared by the threads that work on them.
@@ -57,6 +58,9 @@ class Model {
     int rows() const { return starts.back(); }
   };
 
+  void check(const Batch& batch) const;
+  void run(const Batch& batch);
+  void count_working();
   Piece make_piece(const Batch& batch, const int* sequences, int count) const;
   void prepare(States& states, const Piece& piece) const;
   // Alone, or (on the calling thread, rank 0) with all threads together.
@@ -75,6 +79,7 @@ class Model {
   const Kernels& kernels_;
   Team team_;
   std::mutex mutex_;
+  std::atomic<size_t> working_{0};  // bytes, as of the last batch
   std::vector<States> states_;
   std::vector<Scratch> scratch_;
 };

@@ -3,9 +3,8 @@
 #include <chrono>
 #include <cstring>
 
+#include "api.h"
 #include "model.h"
-
-#define EMBEDSERVE_API extern "C" __attribute__((visibility("default")))
 
 using namespace embedserve;
 
@@ -88,7 +87,9 @@ EMBEDSERVE_API void* embedserve_profile_model_create(const Shape* shape, const c
   if (!timed) return nullptr;
   static Kernels wrapped;
   wrapped = {timed->name, gemm, quantise, layer_norm, embed, split_heads, attention, timed->attention_bytes, accumulate, nullptr};
-  return new Model(*shape, wrapped, 1);
+  Model* model = nullptr;
+  guarded([&] { model = new Model(*shape, wrapped, 1); });
+  return model;
 }
 
 EMBEDSERVE_API uint64_t embedserve_profile_clock() { return now(); }

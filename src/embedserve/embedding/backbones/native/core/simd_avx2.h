@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace embedserve {
 namespace {
@@ -79,7 +80,7 @@ LANE_INLINE void interleave_bytes(int8_t* p, Vec a, Vec b, Vec c, Vec d) {
 using Sums = __m256i;
 constexpr int kShift = 0;  // taken from every activation byte by dot()
 LANE_INLINE Sums no_sums() { return _mm256_setzero_si256(); }
-LANE_INLINE int32_t four_bytes(const uint8_t* a) { return *reinterpret_cast<const int32_t*>(a); }
+LANE_INLINE int32_t four_bytes(const uint8_t* a) { int32_t four; memcpy(&four, a, 4); return four; }
 constexpr int kTileRows = 6, kTileVectors = 2;
 
 #if defined(EMBEDSERVE_AVXVNNI)

@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace embedserve {
 namespace {
@@ -67,7 +68,11 @@ constexpr int kTileRows = 6, kTileVectors = 4, kSumColumns = 16;
 constexpr int kShift = 0;  // taken from every activation byte by dot()
 LANE_INLINE Sums start_sums(const int32_t* offset) { return _mm512_load_si512(offset); }
 LANE_INLINE Sums no_sums() { return _mm512_setzero_si512(); }
-LANE_INLINE Four broadcast_four(const uint8_t* a) { return _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(a)); }
+LANE_INLINE Four broadcast_four(const uint8_t* a) {
+  int32_t four;
+  memcpy(&four, a, 4);
+  return _mm512_set1_epi32(four);
+}
 using Weights = __m512i;
 LANE_INLINE Weights load_weights(const int8_t* w) { return _mm512_load_si512(w); }
 // Written as assembly: GCC spills accumulators around the intrinsic, which halves the speed.

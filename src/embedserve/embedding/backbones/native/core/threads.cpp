@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace embedserve {
 namespace {
@@ -26,6 +27,12 @@ inline void pause_or_yield(int spins) {
 
 }  // namespace
 
+void Barrier::abandon(std::exception_ptr failure) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (!failure_) failure_ = std::move(failure);
+  abandoned_.store(true, std::memory_order_release);
+}
+
 void Barrier::wait() {
   const unsigned round = round_.load(std::memory_order_acquire);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
@@ -33,7 +40,13 @@ void Barrier::wait() {
     round_.store(round + 1, std::memory_order_release);
     return;
   }
-  for (int spins = 0; round_.load(std::memory_order_acquire) == round; ++spins) pause_or_yield(spins);
+  for (int spins = 0; round_.load(std::memory_order_acquire) == round; ++spins) {
+    if (abandoned_.load(std::memory_order_acquire)) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      std::rethrow_exception(failure_);
+    }
+    pause_or_yield(spins);
+  }
 }
 
 // Work is offered, not handed out: a thread that the system does not run in time misses it, and the caller, who
@@ -47,7 +60,17 @@ struct Team::Shared {
   std::atomic<int> finished{0};
   std::atomic<bool> stop{false};
   const std::function<void(int)>* task = nullptr;
+  std::exception_ptr failure;  // the first of this round
   std::vector<std::thread> threads;
+
+  ~Shared() {
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      stop.store(true);
+    }
+    wake.notify_all();
+    for (std::thread& thread : threads) thread.join();
+  }
 
   static int joined(uint64_t door) { return static_cast<int>(door & (kClosed - 1)); }
 
@@ -55,10 +78,20 @@ struct Team::Shared {
     {
       std::lock_guard<std::mutex> lock(mutex);
       task = &offered;
+      failure = nullptr;
       finished.store(0, std::memory_order_relaxed);
       door.store((door.load(std::memory_order_relaxed) / kRound + 1) * kRound, std::memory_order_release);
     }
     wake.notify_all();
+  }
+
+  void perform(int rank) {
+    try {
+      (*task)(rank);
+    } catch (...) {
+      std::lock_guard<std::mutex> lock(mutex);
+      if (!failure) failure = std::current_exception();
+    }
   }
 
   // Waits for those who have joined; after this nobody touches the task.
@@ -80,7 +113,7 @@ struct Team::Shared {
       seen = state / kRound;
       while (!(state & kClosed) && state / kRound == seen)
         if (door.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel)) {
-          (*task)(rank);
+          perform(rank);
           finished.fetch_add(1, std::memory_order_acq_rel);
           break;
         }
@@ -92,23 +125,14 @@ Team::Team(int size) : size_(size < 1 ? 1 : size) {}
 
 void Team::start() {
   if (shared_) shared_.release();  // a forked child: the threads of the parent do not exist here
-  shared_.reset(new Shared);
+  auto shared = std::make_unique<Shared>();
+  for (int rank = 1; rank < size_; ++rank) shared->threads.emplace_back([to = shared.get(), rank] { to->serve(rank); });
+  shared_ = std::move(shared);
   process_ = getpid();
-  for (int rank = 1; rank < size_; ++rank) shared_->threads.emplace_back([shared = shared_.get(), rank] { shared->serve(rank); });
 }
 
 Team::~Team() {
-  if (!shared_) return;
-  if (process_ != getpid()) {
-    shared_.release();
-    return;
-  }
-  {
-    std::lock_guard<std::mutex> lock(shared_->mutex);
-    shared_->stop.store(true);
-  }
-  shared_->wake.notify_all();
-  for (std::thread& thread : shared_->threads) thread.join();
+  if (shared_ && process_ != getpid()) shared_.release();
 }
 
 Team::Shared& Team::shared() {
@@ -120,8 +144,9 @@ void Team::run(const std::function<void(int)>& task) {
   if (size_ == 1) return task(0);
   Shared& team = shared();
   team.open(task);
-  task(0);
+  team.perform(0);
   team.close();
+  if (team.failure) std::rethrow_exception(team.failure);
 }
 
 void Team::share(int count, int chunk, const std::function<void(int, int, int)>& work) {

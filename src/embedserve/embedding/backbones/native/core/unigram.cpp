@@ -1,8 +1,11 @@
 #include "unigram.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
+#include <stdexcept>
+#include <string>
 
 namespace embedserve {
 namespace {
@@ -16,7 +19,13 @@ size_t character_bytes(uint8_t lead) { return lead < 0x80 ? 1 : lead < 0xe0 ? 2 
 
 Unigram::Unigram(const char* blob, const uint32_t* offsets, const float* scores, int pieces, int unknown_id,
                  double unknown_score)
-    : scores_(scores, scores + pieces), unknown_id_(unknown_id), unknown_score_(unknown_score) {
+    : unknown_id_(unknown_id), unknown_score_(unknown_score) {
+  if (pieces < 1) throw std::invalid_argument("a vocabulary has pieces");
+  scores_.assign(scores, scores + pieces);
+  for (int i = 0; i < pieces; ++i)  // a sum that is no number would leave a word without a way through it
+    if (offsets[i] > offsets[i + 1] || !std::isfinite(scores[i]))
+      throw std::invalid_argument("piece " + std::to_string(i) + " of the vocabulary is damaged");
+  if (!std::isfinite(unknown_score)) throw std::invalid_argument("the score of unknown characters is not finite");
   struct Entry {
     uint64_t head;  // the first eight bytes, so that most comparisons need no look at the text
     int32_t id;

@@ -12,7 +12,8 @@ namespace embedserve {
 class Unigram {
  public:
   // Pieces with score 0 are control symbols and never match text. `unknown_score` is what a character that is no
-  // piece costs. Piece i is blob[offsets[i] .. offsets[i + 1]].
+  // piece costs. Piece i is blob[offsets[i] .. offsets[i + 1]]. Throws std::invalid_argument where that, or a score, is
+  // impossible.
   Unigram(const char* blob, const uint32_t* offsets, const float* scores, int pieces, int unknown_id, double unknown_score);
   // Ids of UTF-8 text; at most one per character and one per word. Returns how many.
   size_t encode(const char* text, size_t bytes, int32_t* ids) const;

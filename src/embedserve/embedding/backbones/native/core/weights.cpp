@@ -11,6 +11,7 @@ size_t round_lines(size_t count) { return (count + 15) / 16 * 16; }
 }  // namespace
 
 void Weights::set(const std::string& name, const Tensor& tensor) {
+  if (tensor.rows < 1 || tensor.columns < 1) throw std::invalid_argument(name + ": a tensor has rows and columns");
   if (tensor.q4 && tensor.columns % 32) throw std::invalid_argument(name + ": Q4_0 rows are multiples of 32 values");
   tensors_[name] = tensor;
 }
@@ -19,6 +20,14 @@ const Tensor& Weights::need(const std::string& name) const {
   const auto found = tensors_.find(name);
   if (found == tensors_.end()) throw std::invalid_argument("the weights lack the tensor " + name);
   return found->second;
+}
+
+const Tensor& Weights::need(const std::string& name, int rows, int columns) const {
+  const Tensor& tensor = need(name);
+  if (tensor.rows != rows || tensor.columns != columns)
+    throw std::invalid_argument(name + ": expected " + std::to_string(rows) + " x " + std::to_string(columns) + " values, got " +
+                                std::to_string(tensor.rows) + " x " + std::to_string(tensor.columns));
+  return tensor;
 }
 
 float* Weights::take(size_t count) {
@@ -35,23 +44,25 @@ const float* Weights::keep(const std::string& name) {
 }
 
 Norm Weights::keep_norm(const std::string& name) {
-  for (const char* part : {".w", ".b"})
-    if (need(name + part).rows * need(name + part).columns != shape_.hidden)
-      throw std::invalid_argument(name + part + ": a norm has as many values as the hidden size");
+  for (const char* part : {".w", ".b"}) need(name + part, 1, shape_.hidden);
   const float* gain = keep(name + ".w");
   return {gain, keep(name + ".b")};
 }
 
 void Weights::pack(Team& team) {
+  if (packed_all_) throw std::invalid_argument("the weights are packed");
+  numbers_used_ = 0;  // one that failed may have been here
   const int h = shape_.hidden, f = shape_.ffn;
   const size_t layer_bytes = static_cast<size_t>(shape_.qkv_stride() + shape_.hidden_stride() + shape_.ffn_stride()) * h +
                              static_cast<size_t>(shape_.hidden_stride()) * f;
   const size_t outputs = shape_.qkv_stride() + 2 * shape_.hidden_stride() + shape_.ffn_stride();
   packed_.resize(layer_bytes * shape_.layers);
   numbers_.resize((3 * outputs + 4 * round_lines(h)) * shape_.layers + static_cast<size_t>(shape_.positions + 3) * round_lines(h));
-  words_ = need("emb.word");
+  words_ = need("emb.word", shape_.vocabulary, h);
+  need("emb.pos", shape_.positions, h);
   positions_ = keep("emb.pos");
   const Tensor& types = need("emb.type");
+  if (types.columns != h) throw std::invalid_argument("emb.type: a row has as many values as the hidden size");
   float* type = take(h);
   types.read_row(0, type);
   type_ = type;
@@ -66,11 +77,8 @@ void Weights::pack(Team& team) {
     Packing job{&linear, {}, packed, take(linear.n_padded()), take(linear.n_padded())};
     float* bias_copy = take(linear.n_padded());
     for (size_t i = 0; i < names.size(); ++i) {
-      const Tensor& weight = need(layer + names[i] + ".w");
-      const Tensor& bias = need(layer + names[i] + ".b");
-      if (weight.rows != rows || weight.columns != k || bias.rows * bias.columns != rows)
-        throw std::invalid_argument(layer + names[i] + ": expected " + std::to_string(rows) + " x " + std::to_string(k) +
-                                    " weights, got " + std::to_string(weight.rows) + " x " + std::to_string(weight.columns));
+      const Tensor& weight = need(layer + names[i] + ".w", rows, k);
+      const Tensor& bias = need(layer + names[i] + ".b", 1, rows);
       job.parts.push_back(&weight);
       bias.read_row(0, bias_copy + i * rows);
     }
@@ -100,6 +108,7 @@ void Weights::pack(Team& team) {
     for (size_t i; (i = next.fetch_add(1)) < panels.size();) panels[i].first->pack_panel(panels[i].second);
   });
   tensors_.clear();
+  packed_all_ = true;
 }
 
 }  // namespace embedserve

@@ -23,12 +23,13 @@ struct Layer {
 class Weights {
  public:
   explicit Weights(const Shape& shape) : shape_(shape) {}
-  // Throws std::invalid_argument naming a tensor that is unknown or has another shape than expected.
+  // Throws std::invalid_argument naming a tensor that cannot be one.
   void set(const std::string& name, const Tensor& tensor);
-  // Throws std::invalid_argument naming a tensor that is missing.
+  // Throws std::invalid_argument naming a tensor that is missing or has another shape than expected. Once.
   void pack(Team& team);
 
   const Shape& shape() const { return shape_; }
+  bool packed() const { return packed_all_; }
   const std::vector<Layer>& layers() const { return layers_; }
   const Tensor& words() const { return words_; }
   const float* positions() const { return positions_; }
@@ -38,6 +39,7 @@ class Weights {
 
  private:
   const Tensor& need(const std::string& name) const;
+  const Tensor& need(const std::string& name, int rows, int columns) const;
   const float* keep(const std::string& name);
   Norm keep_norm(const std::string& name);
   float* take(size_t count);
@@ -52,6 +54,7 @@ class Weights {
   const float* type_ = nullptr;
   Norm embedding_norm_{};
   std::vector<Layer> layers_;
+  bool packed_all_ = false;
 };
 
 }  // namespace embedserve
