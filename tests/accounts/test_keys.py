@@ -167,6 +167,15 @@ def test_the_admin_key_may_not_be_an_api_key(tmp_path: Path) -> None:
 
 
 @quick
+@pytest.mark.parametrize("name", ["api_key", "admin_key"])
+@pytest.mark.parametrize("secret", [" " * 20, "ключ-длиннее-шестнадцати", "a-key-with-a\0-in-it-0123"])
+def test_a_key_of_the_settings_that_nobody_can_send(tmp_path: Path, name: str, secret: str) -> None:
+    with pytest.raises(EmbedserveError, match=f"EMBEDSERVE_{name.upper()} is blank or holds") as caught:
+        Accounts.open(Settings(data_dir=tmp_path, **{name: secret}))
+    assert secret not in caught.value.message
+
+
+@quick
 @pytest.mark.parametrize(
     ("values", "message"),
     [

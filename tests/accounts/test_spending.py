@@ -11,6 +11,7 @@ from embedserve.accounts.caller import Caller
 from embedserve.accounts.plan import Plan
 from embedserve.errors import EmbedserveError
 from embedserve.settings import Settings
+from embedserve.storage.database import Database
 
 V4 = "text-embedding-v4"
 
@@ -78,6 +79,27 @@ def test_failed_work_costs_nothing(tmp_path: Path) -> None:
             await accounts.release(reservation)
             await accounts.release(reservation)
             await accounts.settle(reservation, 1000)  # too late: ignored
+        assert await work(accounts, caller, 1000) == "ok"
+        assert await work(accounts, caller, 1) == "Arrearage"
+        await accounts.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.quick
+def test_work_that_the_ledger_did_not_take_is_not_held_against_the_limits(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        accounts = open_accounts(tmp_path, database_timeout=0.3)
+        await accounts.start()
+        _, secret = accounts.create_key(budget=0.0005, rpm=1, tpm=1000)
+        caller = await accounts.authenticate(secret)
+        other = Database.open(tmp_path)
+        with other.write():  # another process holds the lock
+            for _ in range(3):
+                reservation = await accounts.admit(caller, V4, 1000)
+                with pytest.raises(EmbedserveError, match="nothing was billed"):
+                    await accounts.settle(reservation, 1000)
+        other.close()
         assert await work(accounts, caller, 1000) == "ok"
         assert await work(accounts, caller, 1) == "Arrearage"
         await accounts.close()

@@ -102,6 +102,19 @@ def test_keys_on_the_command_line(tmp_path: Path) -> None:
     assert "revoked" in run("keys", "list", data_dir=tmp_path).stdout
 
 
+def test_a_broken_plan_keeps_nobody_from_pausing_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key_id = run("keys", "create", data_dir=tmp_path).stderr.split()[0]
+    plan = tmp_path / "plan.toml"
+    plan.write_bytes(b"\xff")
+    monkeypatch.setenv("EMBEDSERVE_PLAN", str(plan))
+    told = run("keys", "pause", key_id, data_dir=tmp_path).stderr
+    assert "is paused" in told
+    assert "not UTF-8" in told
+    assert "not UTF-8" in run("keys", "list", data_dir=tmp_path, code=2).stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -21,7 +21,7 @@ from embedserve.accounts.errors import (
     too_many_tokens,
     wrong_key,
 )
-from embedserve.accounts.keys import KeyChanges, KeyRecord, KeyStore, read_keys, read_stamp
+from embedserve.accounts.keys import KeyChanges, KeyRecord, KeyStore, check_secret, read_keys, read_stamp
 from embedserve.accounts.ledger import Ledger
 from embedserve.accounts.limits import Demand, Limiter, MemoryLimiter, Refusal, Ticket, demand
 from embedserve.accounts.plan import Limits, Plan, RateLimit
@@ -82,6 +82,7 @@ class Accounts:
             timeout=database.timeout,
             keep_days=keep_days,
             on_commit=self.count,
+            tracks=lambda: self.spending.tracking,
             step=self.spending.step,
         )
         self.new_secret: str | None = None
@@ -104,7 +105,11 @@ class Accounts:
             EmbedserveError: the database or the plan cannot be used.
         """
         plan = Plan.read(settings.plan)
-        if settings.admin_key and settings.admin_key == settings.api_key:
+        given, admin = (
+            check_secret("api_key", settings.api_key),
+            check_secret("admin_key", settings.admin_key),
+        )
+        if admin and admin == given:
             raise EmbedserveError("admin_key and api_key are the same: the admin key embeds nothing.")
         limiter: Limiter = MemoryLimiter()
         if settings.redis_url:
@@ -122,9 +127,8 @@ class Accounts:
             keep_days=settings.ledger_days,
             max_workspaces=settings.max_workspaces,
         )
-        if settings.api_key:
-            secret = settings.api_key.get_secret_value().strip()  # env files may end lines with a CR
-            if accounts.keys.adopt(secret).revoked_at is not None:
+        if given:
+            if accounts.keys.adopt(given).revoked_at is not None:
                 log.warning("the key given in the environment was revoked and stays so")
         elif not accounts.keys.list():
             accounts.new_secret = accounts.keys.create("first", ANY_WORKSPACE)[1]
@@ -340,7 +344,11 @@ class Accounts:
             # The stamp first, the keys after: a change in between is seen again at the next look.
             version = read_stamp(connection)
             records = read_keys(connection, view.version) if version != view.version else []
-            if self.plan.free_quota.only or view.budgeted or any(r.budget is not None for r in records):
+            if self.spending.tracking:
+                news = self.spending.read(connection)
+        if news is None and (self.plan.free_quota.only or any(r.budget is not None for r in records)):
+            self.spending.track()
+            with self.database.read() as connection:
                 news = self.spending.read(connection)
         if news:  # before the keys: no budget is in force without what was spent of it
             self.spending.refresh(*news)

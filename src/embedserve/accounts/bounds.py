@@ -68,7 +68,7 @@ def check_budget(value: float | None) -> float | None:
         raise refuse(f"budget is {show(value)}: it is a number.")
     if not 0 <= value <= BUDGET_LIMIT:  # nor is NaN between the two
         raise refuse(f"budget is {show(value)}: it lies between 0 and {BUDGET_LIMIT:g}; none for no limit.")
-    return float(value)
+    return float(value) + 0.0  # of -0.0 too
 
 
 def check_expiry(value: float | None) -> float | None:

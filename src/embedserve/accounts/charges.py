@@ -87,11 +87,16 @@ class SeenBeforeError(Exception):
     """A charge that was thought to be new is in the ledger already: roll back and use ``write_charges``."""
 
 
-def write_fresh_charges(connection: sa.Connection, charges: Sequence[Charge]) -> Booking:
+def write_fresh_charges(
+    connection: sa.Connection, charges: Sequence[Charge], *, tell: bool = True
+) -> Booking:
     """Write charges that are new as far as anybody knows: half the work of :func:`write_charges`.
 
     The statements are the same, rendered once and handed to the driver: on the path of every request,
     SQLAlchemy's care for each execution would cost more than the database.
+
+    Args:
+        tell: bring the totals back; without, the booking has none.
 
     Raises:
         SeenBeforeError: one was not new; the transaction must be rolled back.
@@ -112,7 +117,7 @@ def write_fresh_charges(connection: sa.Connection, charges: Sequence[Charge]) ->
     totals: dict[tuple[str, str, str], int] = {}
     for _, key_id, _, model, door, _, tokens in days:
         totals[key_id, model, door] = totals.get((key_id, model, door), 0) + tokens
-    return Booking(charges, raise_totals(connection, totals))
+    return Booking(charges, raise_totals(connection, totals, tell=tell))
 
 
 def _execute(

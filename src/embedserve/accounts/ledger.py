@@ -58,6 +58,7 @@ class Ledger:
         timeout: seconds after which a request stops waiting; its charge is then taken back.
         keep_days: how long the rows of single requests are kept; the sums by day stay for good.
         on_commit: told of every group that was written, in the writer's thread.
+        tracks: whether anybody wants to know the totals of keys after a commit.
         step: held from before a commit until ``on_commit`` was told of it.
     """
 
@@ -68,12 +69,14 @@ class Ledger:
         timeout: float = 5.0,
         keep_days: float = 7,
         on_commit: Callable[[Booking], None] | None = None,
+        tracks: Callable[[], bool] = lambda: True,
         step: threading.Lock | None = None,
     ) -> None:
         self.database = database
         self.timeout = timeout
         self.keep_days = keep_days
         self._on_commit = on_commit
+        self._tracks = tracks
         self._step = step or threading.Lock()
         self._arrived: dict[asyncio.AbstractEventLoop, list[_Entry]] = {}  # in this turn of each loop
         self._queue: queue.SimpleQueue[list[_Entry] | None] = queue.SimpleQueue()
@@ -209,7 +212,7 @@ class Ledger:
             if seen:
                 booking = write_charges(connection, charges)
             elif charges:
-                booking = write_fresh_charges(connection, charges)
+                booking = write_fresh_charges(connection, charges, tell=self._tracks())
             if fresh:
                 begin_free_quota(connection, fresh)
             if time.monotonic() - self._pruned_at > 60:

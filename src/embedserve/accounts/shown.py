@@ -11,11 +11,11 @@ from embedserve.accounts.spending import read_spent
 from embedserve.storage.database import Database
 
 
-def describe(record: KeyRecord, spent: float) -> dict[str, Any]:
+def describe(record: KeyRecord, spent: float | None) -> dict[str, Any]:
     """By name, ready for JSON; never a secret, never a digest.
 
     Args:
-        spent: in the plan's currency, at list price.
+        spent: in the plan's currency, at list price; None where prices are not known.
     """
     return {
         "id": record.id,
@@ -27,7 +27,7 @@ def describe(record: KeyRecord, spent: float) -> dict[str, Any]:
         "rpm": record.rpm,
         "tpm": record.tpm,
         "budget": record.budget,
-        "spent": round(spent, 9),
+        "spent": None if spent is None else round(spent, 9),
         "created_at": format_time(record.created_at),
         "expires_at": _time(record.expires_at),
         "paused_at": _time(record.paused_at),
@@ -42,10 +42,12 @@ def describe_all(database: Database, plan: Plan) -> list[dict[str, Any]]:
         return [describe(record, spent.get(record.id, 0.0)) for record in read_keys(connection)]
 
 
-def describe_one(database: Database, plan: Plan, record: KeyRecord | str) -> dict[str, Any]:
+def describe_one(database: Database, plan: Plan | None, record: KeyRecord | str) -> dict[str, Any]:
     """A key that was just changed, or the one with an id. Blocks. Raises EmbedserveError (404)."""
     if isinstance(record, str):
         record = KeyStore(database).get(record)
+    if plan is None:
+        return describe(record, None)
     with database.read() as connection:
         return describe(record, read_spent(connection, plan, record.id).get(record.id, 0.0))
 

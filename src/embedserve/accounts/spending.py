@@ -36,6 +36,8 @@ class Spending:
         self._models: dict[str, int] = {}  # model -> tokens through the sync door
         self._begun: dict[str, float] = {}  # model -> when its free tokens began
         self._mark: int | None = None
+        self.tracking = False
+        """Whether a budget or a free quota depends on totals: from then on every commit tells them."""
         self._held: dict[str, tuple[str, float, str, int]] = {}  # request -> key, cost, model, free tokens
         self._held_keys: dict[str, float] = {}
         self._held_models: dict[str, int] = {}
@@ -94,6 +96,13 @@ class Spending:
     def _spent(self, key_id: str) -> float:
         totals = self._keys.get(key_id)
         return cost_of(self.plan, totals.values()) if totals else 0.0
+
+    def track(self) -> None:
+        """From now on; what is read after it misses no commit of this process."""
+        waited = self.step.acquire(timeout=STEP_WAIT)  # one that has begun will not tell its totals
+        self.tracking = True
+        if waited:
+            self.step.release()
 
     def read(self, connection: sa.Connection) -> tuple[Changes, Mapping[str, float]]:
         """What changed since the last look, by whomever, for :meth:`refresh`."""

@@ -37,18 +37,24 @@ class Changes:
     mark: int
 
 
-def raise_totals(connection: sa.Connection, amounts: Mapping[tuple[str, str, str], int]) -> list[Total]:
-    """Add tokens (less than none takes back) to the rows of (key, model, door); the rows as they are then."""
+def raise_totals(
+    connection: sa.Connection, amounts: Mapping[tuple[str, str, str], int], *, tell: bool = True
+) -> list[Total]:
+    """Add tokens (less than none takes back) to the rows of (key, model, door).
+
+    Args:
+        tell: return the rows as they are then, which costs more than to write them.
+    """
     if not amounts:
         return []
     # In one order everywhere, so that two nodes can never wait for one another.
     values = tuple(value for place in sorted(amounts) for value in (*place, amounts[place]))
-    rows = connection.exec_driver_sql(_raise(connection.dialect.name, len(amounts)), values)
-    return [Total(*row) for row in rows]
+    done = connection.exec_driver_sql(_raise(connection.dialect.name, len(amounts), tell), values)
+    return [Total(*row) for row in done] if tell else []
 
 
 @lru_cache(maxsize=64)
-def _raise(dialect: str, rows: int) -> str:
+def _raise(dialect: str, rows: int, tell: bool) -> str:
     """The statement for so many rows. It is run for every request: rendered once, handed to the driver."""
     if dialect == "postgresql":
         row = "(%s, %s, %s, %s, 1, txid_current())"
@@ -58,8 +64,8 @@ def _raise(dialect: str, rows: int) -> str:
         "INSERT INTO key_totals (key_id, model, door, tokens, version, changed) "
         f"VALUES {', '.join([row] * rows)} "
         "ON CONFLICT (key_id, model, door) DO UPDATE SET tokens = key_totals.tokens + excluded.tokens, "
-        "version = key_totals.version + 1, changed = excluded.changed "
-        "RETURNING key_id, model, door, tokens, version"
+        "version = key_totals.version + 1, changed = excluded.changed"
+        + (" RETURNING key_id, model, door, tokens, version" if tell else "")
     )
 
 

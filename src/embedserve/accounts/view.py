@@ -20,7 +20,6 @@ class KeyView:
         self._by_digest: dict[str, tuple[str, KeyRecord, float | None]] = {}
         self._by_id: dict[str, KeyRecord] = {}
         self._lock = threading.Lock()
-        self.budgeted: frozenset[str] = frozenset()
         self.version = -1
 
     def merge(self, records: Iterable[KeyRecord], version: int) -> None:
@@ -42,7 +41,6 @@ class KeyView:
                     ends = [record.old_until, *([] if record.expires_at is None else [record.expires_at])]
                     by_digest[record.old_digest] = (record.old_digest, record, min(ends))
             self._by_digest, self._by_id = by_digest, by_id
-            self.budgeted = frozenset(r.id for r in by_id.values() if r.budget is not None)
             self.version = max(self.version, version)
 
     def find_secret(self, secret: str) -> KeyRecord | None:

@@ -20,6 +20,7 @@ from embedserve.accounts.keys import KeyChanges, KeyRecord, KeyStore
 from embedserve.accounts.plan import Plan
 from embedserve.accounts.shown import describe_all, describe_one
 from embedserve.cli.database import DatabaseUrl, DataDir, open_database, print_table, read_settings
+from embedserve.errors import EmbedserveError
 from embedserve.storage.database import Database
 
 app = typer.Typer(help="Make, list, change, revoke and rotate API keys.", no_args_is_help=True)
@@ -79,7 +80,16 @@ def parse_models(text: str) -> list[str] | None:
     return [model.strip() for model in text.split(",") if model.strip()]
 
 
-def hand_over(database: Database, plan: Plan, record: KeyRecord, secret: str, as_json: bool) -> None:
+def read_prices(data_dir: Path | None, database_url: str | None) -> Plan | None:
+    """The server's plan; a broken one is told, and keeps nobody from pausing or replacing a key."""
+    try:
+        return Plan.read(read_settings(data_dir, database_url).plan)
+    except EmbedserveError as error:
+        print(f"embedserve: what is spent is not shown. {error.message}", file=sys.stderr)
+        return None
+
+
+def hand_over(database: Database, plan: Plan | None, record: KeyRecord, secret: str, as_json: bool) -> None:
     """The secret alone on standard output, so that KEY=$(embedserve keys create) works."""
     if as_json:
         print(json.dumps(describe_one(database, plan, record) | {"secret": secret}))
@@ -133,7 +143,7 @@ def create(
 ) -> None:
     """Make a key and show it this once."""
     limits: dict[str, Any] = {**_limits(models, rpm, tpm, budget, expires)}
-    plan = Plan.read(read_settings(data_dir, database_url).plan) if as_json else Plan()
+    plan = read_prices(data_dir, database_url) if as_json else None
     with open_database(data_dir, database_url) as database:
         record, secret = KeyStore(database).create(name or "", workspace, **limits)
         hand_over(database, plan, record, secret, as_json)
@@ -198,7 +208,7 @@ def resume(
 def revoke(key_id: str, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
     """End a key for good; servers refuse it within a second."""
     with open_database(data_dir, database_url, must_exist=True) as database:
-        shown = describe_one(database, Plan(), KeyStore(database).revoke(key_id))
+        shown = describe_one(database, None, KeyStore(database).revoke(key_id))
     print(f"{shown['id']} was revoked at {shown['revoked_at']}", file=sys.stderr)
 
 
@@ -211,7 +221,7 @@ def rotate(
     as_json: Json = False,
 ) -> None:
     """Give a key a new secret and show it this once."""
-    plan = Plan.read(read_settings(data_dir, database_url).plan) if as_json else Plan()
+    plan = read_prices(data_dir, database_url) if as_json else None
     with open_database(data_dir, database_url, must_exist=True) as database:
         record, secret = KeyStore(database).rotate(key_id, parse_duration(grace))
         hand_over(database, plan, record, secret, as_json)
@@ -220,7 +230,7 @@ def rotate(
 def _change(
     key_id: str, changes: KeyChanges, data_dir: Path | None, database_url: str | None, as_json: bool
 ) -> None:
-    plan = Plan.read(read_settings(data_dir, database_url).plan)
+    plan = read_prices(data_dir, database_url)
     with open_database(data_dir, database_url, must_exist=True) as database:
         shown = describe_one(database, plan, KeyStore(database).update(key_id, changes))
     if as_json:

@@ -125,7 +125,11 @@ async def list_keys(request: Request) -> Response:
     """Every key, revoked ones included."""
     authorize(request)
     accounts = service_of(request).accounts
-    return reply({"data": await in_thread(describe_all, accounts.database, accounts.plan)})
+
+    def render() -> Response:
+        return reply({"data": describe_all(accounts.database, accounts.plan)})
+
+    return await in_thread(render)
 
 
 async def create_key(request: Request) -> Response:

@@ -62,17 +62,20 @@ async def get_usage(request: Request) -> Response:
     authorize(request)
     asked = validate(UsageQuery, dict(request.query_params))
     accounts = service_of(request).accounts
-    rows = await in_thread(
-        report,
-        accounts.database,
-        accounts.plan,
-        asked.by,
-        since=asked.since,
-        until=asked.until,
-        key_id=asked.key,
-        workspace=asked.workspace,
-        model=asked.model,
-    )
-    if asked.format == "csv":
-        return Response(as_csv(rows, asked.by), media_type="text/csv")
-    return reply({"by": asked.by, "data": [asdict(row) for row in rows]})
+
+    def render() -> Response:
+        rows = report(
+            accounts.database,
+            accounts.plan,
+            asked.by,
+            since=asked.since,
+            until=asked.until,
+            key_id=asked.key,
+            workspace=asked.workspace,
+            model=asked.model,
+        )
+        if asked.format == "csv":
+            return Response(as_csv(rows, asked.by), media_type="text/csv")
+        return reply({"by": asked.by, "data": [asdict(row) for row in rows]})
+
+    return await in_thread(render)
