@@ -76,7 +76,7 @@ def examine(server: LightServer, cases: Any) -> Any:
     @given(case=cases)
     def check(case: Any) -> None:
         reply = case.call(headers=server.headers)
-        assert reply.status_code < 500
+        assert reply.status_code < 500, (case.method, case.path, reply.text)
         assert reply.headers["x-request-id"]
         case.operation.validate_response(reply)
 

@@ -1,26 +1,21 @@
-"""Who may use the admin API, and how its blocking work is done."""
+"""Who may use the admin API, and how its requests are read."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from sqlalchemy.exc import SQLAlchemyError
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from embedserve.accounts.bounds import explain, refuse, show
 from embedserve.accounts.errors import missing_key, wrong_key
-from embedserve.errors import EmbedserveError
 from embedserve.http.body import read_json
 from embedserve.http.context import service_of
 
 Body = TypeVar("Body", bound=BaseModel)
-Result = TypeVar("Result")
 
 
 def authorize(request: Request) -> None:
@@ -60,16 +55,3 @@ def _explain(model: type[BaseModel], item: ErrorDetails) -> str:
     if item["type"] == "extra_forbidden":
         return f"there is no {show(place)} here: choose from {', '.join(model.model_fields)}"
     return explain(place, item["input"], item["msg"])
-
-
-async def in_thread(work: Callable[..., Result], *args: Any, **named: Any) -> Result:
-    """Blocking work off the event loop. Raises EmbedserveError (503) when the database does not answer."""
-    try:
-        return await run_in_threadpool(work, *args, **named)
-    except SQLAlchemyError as error:
-        raise EmbedserveError(
-            f"The database did not answer ({type(error).__name__}), please try again later.",
-            status=503,
-            code="ModelServingError",
-            retry_after=1,
-        ) from error

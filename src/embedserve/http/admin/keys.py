@@ -14,7 +14,7 @@ from embedserve.accounts.accounts import Accounts
 from embedserve.accounts.bounds import BUDGET_LIMIT, COUNT_LIMIT, NAME_LIMIT
 from embedserve.accounts.keys import MAX_GRACE, KeyChanges, KeyRecord
 from embedserve.accounts.shown import describe_all, describe_one
-from embedserve.http.admin.access import authorize, in_thread, read_body
+from embedserve.http.admin.access import authorize, read_body
 from embedserve.http.context import service_of
 from embedserve.http.json import reply
 
@@ -118,7 +118,7 @@ def _seconds(moment: datetime | None) -> float | None:
 
 
 async def _show(accounts: Accounts, record: KeyRecord | str) -> dict[str, Any]:
-    return await in_thread(describe_one, accounts.database, accounts.plan, record)
+    return await accounts.database.run(describe_one, accounts.database, accounts.plan, record)
 
 
 async def list_keys(request: Request) -> Response:
@@ -129,7 +129,7 @@ async def list_keys(request: Request) -> Response:
     def render() -> Response:
         return reply({"data": describe_all(accounts.database, accounts.plan)})
 
-    return await in_thread(render)
+    return await accounts.database.run(render)
 
 
 async def create_key(request: Request) -> Response:
@@ -137,7 +137,7 @@ async def create_key(request: Request) -> Response:
     authorize(request)
     accounts = service_of(request).accounts
     asked = await read_body(request, NewKey)
-    record, secret = await in_thread(
+    record, secret = await accounts.database.run(
         accounts.create_key,
         asked.name,
         asked.workspace,
@@ -165,7 +165,7 @@ async def change_key(request: Request) -> Response:
     if "expires_at" in given:
         given["expires_at"] = _seconds(asked.expires_at)
     changes = KeyChanges(**given)  # type: ignore[typeddict-item]
-    record = await in_thread(accounts.update_key, request.path_params["id"], changes)
+    record = await accounts.database.run(accounts.update_key, request.path_params["id"], changes)
     return reply(await _show(accounts, record))
 
 
@@ -173,7 +173,9 @@ async def revoke_key(request: Request) -> Response:
     """End a key for good: here at once, on every other node within a second."""
     authorize(request)
     accounts = service_of(request).accounts
-    return reply(await _show(accounts, await in_thread(accounts.revoke_key, request.path_params["id"])))
+    return reply(
+        await _show(accounts, await accounts.database.run(accounts.revoke_key, request.path_params["id"]))
+    )
 
 
 async def rotate_key(request: Request) -> Response:
@@ -181,5 +183,7 @@ async def rotate_key(request: Request) -> Response:
     authorize(request)
     accounts = service_of(request).accounts
     asked = await read_body(request, Rotation)
-    record, secret = await in_thread(accounts.rotate_key, request.path_params["id"], asked.grace_seconds)
+    record, secret = await accounts.database.run(
+        accounts.rotate_key, request.path_params["id"], asked.grace_seconds
+    )
     return reply(await _show(accounts, record) | {"secret": secret}, headers=UNSTORED)

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from embedserve.accounts.usage import DAY_PATTERN, By, as_csv, report
-from embedserve.http.admin.access import authorize, in_thread, validate
+from embedserve.http.admin.access import authorize, validate
 from embedserve.http.context import service_of
 from embedserve.http.json import reply
 
@@ -78,4 +78,4 @@ async def get_usage(request: Request) -> Response:
             return Response(as_csv(rows, asked.by), media_type="text/csv")
         return reply({"by": asked.by, "data": [asdict(row) for row in rows]})
 
-    return await in_thread(render)
+    return await accounts.database.run(render)
