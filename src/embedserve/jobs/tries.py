@@ -10,7 +10,9 @@ from __future__ import annotations
 import errno
 import traceback
 
-import sqlalchemy.exc as sql
+from sqlalchemy.exc import SQLAlchemyError
+
+from embedserve.storage.failures import translate
 
 MAX_RAISED = 3
 """So often it may raise."""
@@ -26,9 +28,6 @@ _NAMES = (
     *("EMFILE", "ENFILE", "ENOMEM", "ENODEV", "ENXIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN"),
 )
 _OUTAGES = frozenset(getattr(errno, name) for name in _NAMES if hasattr(errno, name))
-_STATES = ("08", "25", "40", "53", "55", "57", "58", "XX")
-"""Classes of PostgreSQL's states: no connection, read-only, conflict, no resources, locked, shut down, disk,
-damaged."""
 
 
 def pause_after(tries: int) -> float:
@@ -38,16 +37,9 @@ def pause_after(tries: int) -> float:
 
 def is_outage(error: BaseException) -> bool:
     """Whether database or disk are away, which is no fault of the work that met it."""
-    if isinstance(error, sql.TimeoutError):  # no connection is free
-        return True
-    if isinstance(error, sql.DBAPIError):
-        state = getattr(error.orig, "sqlstate", None)
-        if error.connection_invalidated or isinstance(error, sql.InterfaceError):
-            return True
-        if state:
-            return str(state).startswith(_STATES)
-        # SQLite says of a damaged file only that it is an error; what it says of values is a subclass.
-        return type(error) in (sql.OperationalError, sql.DatabaseError)
+    if isinstance(error, SQLAlchemyError):
+        refusal = translate(error)
+        return refusal is not None and refusal.status == 503
     return isinstance(error, OSError) and error.errno in _OUTAGES
 
 
