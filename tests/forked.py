@@ -34,6 +34,12 @@ def _start_fork_server() -> None:
             os.environ["PYTHONPATH"] = path
 
 
+def fork_context() -> Any:
+    """A context of multiprocessing whose processes start in a moment."""
+    _start_fork_server()
+    return _context
+
+
 class ForkedServer:
     """A server on a free port.
 

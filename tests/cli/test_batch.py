@@ -1,24 +1,32 @@
-"""``embedserve batch`` against a real server, and ``embedserve embed --resume`` after a kill."""
+"""``embedserve batch`` against a real server."""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from embedserve import Embedder
+from embedserve.cli import batch_input
+from embedserve.files.reader import Reading
+from embedserve.files.rows import Columns
+from embedserve.files.sources import find_sources
 from serving import Server
 
 parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra `parquet`")
+
+
+@pytest.fixture(autouse=True)
+def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where submitted rows are remembered."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
 
 
 def run(*arguments: object, server: Server | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -65,7 +73,7 @@ def test_submit_waits_and_gives_the_results(server: Server, tmp_path: Path, suff
 def test_submit_status_results_cancel(server: Server, tmp_path: Path) -> None:
     path = write_table(tmp_path, ".txt", ["one", "x" * 60_000])
     id = run("batch", "submit", path, "--name", "a name", server=server).stdout.strip()
-    said = run("batch", "wait", id, "-o", tmp_path / "out", server=server)
+    said = run("batch", "wait", id, "-o", tmp_path / "out", server=server, code=1)
     assert "1 of 2 lines failed" in said.stderr
     assert run("batch", "status", id, server=server).stdout.split("\t")[:5] == [
         id,
@@ -75,7 +83,7 @@ def test_submit_status_results_cancel(server: Server, tmp_path: Path) -> None:
         "2",
     ]
     assert id in run("batch", "status", server=server).stdout
-    assert run("batch", "results", id, server=server).stdout == (tmp_path / "out").read_text()
+    assert run("batch", "results", id, server=server, code=1).stdout == (tmp_path / "out").read_text()
     errors = run("batch", "results", id, "--errors", server=server).stdout
     assert json.loads(errors)["custom_id"] == "1"
     assert "Cannot cancel" in run("batch", "cancel", id, server=server, code=2).stderr
@@ -122,15 +130,11 @@ def test_ready_requests_go_as_they_are(server: Server, tmp_path: Path) -> None:
 def test_more_rows_become_more_batches(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from embedserve.cli import batch
-
-    monkeypatch.setattr(batch, "MAX_LINES", 2)
+    monkeypatch.setattr(batch_input, "MAX_LINES", 2)
     path = write_table(tmp_path, ".txt", ["a", "b", "", "c", "d", "e"])
-    sizes = [
-        len(made.read_bytes().splitlines())
-        for made in batch.input_files(str(path), None, "text-embedding-v4", None)
-    ]
-    assert sizes == [2, 2, 1]
+    sources = find_sources([str(path)]).sources
+    made = batch_input.input_files(sources, Columns(), Reading(), batch_input.Asked())
+    assert [len(file.read_bytes().splitlines()) for file, _ in made] == [2, 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -153,82 +157,96 @@ def test_refusals_are_one_line(
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("format", ["jsonl", "parquet", "arrow"])
-def test_a_killed_run_is_resumed_to_the_same_file(
-    tmp_path: Path, format: str, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A whole run in this process; a killed one, and its resumption, as the user has them."""
-    from embedserve.cli import embed, writers
-
-    rows = 600
-    path = write_table(tmp_path, ".txt", ["" if i % 7 == 3 else f"row {i}" for i in range(rows)])
-    whole, killed = tmp_path / f"whole.{format}", tmp_path / f"killed.{format}"
-    program = (
-        "import sys; from embedserve.cli import embed, main, writers; embed.GROUP = 32;"
-        "writers.TableWriter.GROUP_ROWS = 64; main()"
-    )
-    options = ["--format", format, "--dimension", "64"]
-    command = [sys.executable, "-c", program, "embed", str(path), *options, "-o", str(killed)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    progress = killed if format == "jsonl" else tmp_path / f"killed.{format}.parts"
-    until = time.monotonic() + 60
-    while time.monotonic() < until and process.poll() is None:
-        size = progress.stat().st_size if progress.is_file() else len(list(progress.glob("*.parquet")))
-        if size:
-            break
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    interrupted = format == "jsonl" or not killed.exists()
-    if interrupted:
-        subprocess.run([*command, "--resume"], check=True, stderr=subprocess.DEVNULL, timeout=120)
-    monkeypatch.setattr(embed, "GROUP", 32)
-    monkeypatch.setattr(writers.TableWriter, "GROUP_ROWS", 64)
-    run("embed", path, *options, "-o", whole)
-    assert not progress.is_dir()
-    if format == "jsonl":
-        assert killed.read_bytes() == whole.read_bytes()
-    else:
-        assert read_table(killed).equals(read_table(whole))
-    indices = [i for i in range(rows) if i % 7 != 3]
-    if format == "parquet":
-        table = read_table(killed)
-        assert table.column("index").to_pylist() == indices
-        first = np.array(table.column("embedding")[0].as_py(), np.float32)
-        assert np.array_equal(first, embedder.embed("row 0", dimension=64).dense[0])
-
-
-def read_table(path: Path):  # type: ignore[no-untyped-def]
-    import pyarrow
-
-    if path.suffix == ".arrow":
-        return pyarrow.ipc.open_file(path).read_all()
-    return parquet.read_table(path)
-
-
-def test_resuming_checks_what_is_there(tmp_path: Path) -> None:
-    path = write_table(tmp_path, ".txt", ["a", "b"])
-    output = tmp_path / "out.jsonl"
-    run("embed", path, "--dimension", 64, "-o", output)
-    whole = output.read_bytes()
-    output.write_bytes(whole[:-5])  # the last line is not whole
-    assert (
-        "begun with other options"
-        in run("embed", path, "--dimension", 128, "-o", output, "--resume", code=2).stderr
-    )
-    run("embed", path, "--dimension", 64, "-o", output, "--resume")
-    assert output.read_bytes() == whole
-    output.write_text("something else\n")
-    assert "not an output" in run("embed", path, "-o", output, "--resume", code=2).stderr
-    assert "needs a file" in run("embed", path, "--resume", code=2).stderr
-    assert (
-        "line numbers"
-        in run("embed", path, "--format", "npy", "-o", tmp_path / "x.npy", "--resume", code=2).stderr
-    )
-
-
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
 def test_embed_reads_tables(tmp_path: Path, suffix: str) -> None:
     path = write_table(tmp_path, suffix, TEXTS)
     done = run("embed", path, "--column", "said", "--dimension", 64)
     assert [json.loads(line)["index"] for line in done.stdout.splitlines()] == [0, 1, 3]
+
+
+KEPT = [{"id": 7, "text": "a", "n": 1.5}, {"id": 8, "text": None, "n": 2}, {"id": 9, "text": "c", "n": None}]
+
+
+def write_kept(folder: Path) -> Path:
+    path = folder / "kept.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in KEPT))
+    return path
+
+
+@pytest.mark.parametrize("form", ["jsonl", "npy", "parquet"])
+def test_results_carry_the_callers_ids_and_columns(server: Server, tmp_path: Path, form: str) -> None:
+    path, out = write_kept(tmp_path), tmp_path / f"out.{form}"
+    said = run("batch", "submit", path, "--id", "id", "--keep", "n", "--dimension", 64, server=server)
+    assert "2 rows submitted, 1 skipped (no text)" in said.stderr
+    run("batch", "wait", said.stdout.strip(), "-o", out, server=server)
+    plain = run("embed", path, "--id", "id", "--keep", "n", "--dimension", 64).stdout
+    wanted = [json.loads(line) for line in plain.splitlines()]
+    vectors = np.array([row.pop("embedding") for row in wanted], np.float32)
+    if form == "jsonl":
+        lines = [json.loads(line) for line in out.read_text().splitlines()]
+        assert [line["custom_id"] for line in lines] == ["7", "9"]
+        assert [line["row"] for line in lines] == [
+            {name: row[name] for name in ("index", "id", "n")} for row in wanted
+        ]
+        return
+    if form == "npy":
+        found = [json.loads(line) for line in (tmp_path / "out.npy.rows.jsonl").read_text().splitlines()]
+        assert np.array_equal(np.load(out), vectors)
+    else:
+        found = parquet.read_table(out).to_pylist()
+        assert np.array_equal(np.array([row.pop("embedding") for row in found], np.float32), vectors)
+    assert found == wanted
+
+
+def test_results_of_requests_as_a_table(server: Server, tmp_path: Path) -> None:
+    body = {"model": "text-embedding-v4", "input": ["a", "b"], "dimensions": 64}
+    request = {"custom_id": "mine", "method": "POST", "url": "/v1/embeddings", "body": body}
+    path = tmp_path / "in.jsonl"
+    path.write_text(json.dumps(request) + "\n")
+    run("batch", "submit", path, "--wait", "-o", tmp_path / "out.parquet", server=server)
+    found = parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [(row["custom_id"], row["text_index"]) for row in found] == [("mine", 0), ("mine", 1)]
+    asked = server.openai(body).json()["data"]
+    assert [row["embedding"] for row in found] == [
+        np.array(item["embedding"], np.float32).tolist() for item in asked
+    ]
+
+
+@pytest.mark.parametrize("case", ["mark", "blank", "capitals", "packed", "utf-16"])
+def test_requests_are_known_for_what_they_are(server: Server, tmp_path: Path, case: str) -> None:
+    body = {"model": "text-embedding-v4", "input": "衣服", "dimensions": 64}
+    request = {"custom_id": "mine", "method": "POST", "url": "/v1/embeddings", "body": body}
+    line = json.dumps(request, ensure_ascii=False) + "\n"
+    name, data = {
+        "mark": ("in.jsonl", line.encode("utf-8-sig")),
+        "blank": ("in.jsonl", b"\n \n" + line.encode()),
+        "capitals": ("IN.JSONL", line.encode()),
+        "packed": ("in.jsonl.gz", gzip.compress(line.encode())),
+        "utf-16": ("in.jsonl", line.encode("utf-16")),
+    }[case]
+    (tmp_path / name).write_bytes(data)
+    done = run("batch", "submit", tmp_path / name, "--wait", server=server)
+    assert json.loads(done.stdout)["custom_id"] == "mine"
+
+
+def test_failing_lines_are_exit_code_1(server: Server, tmp_path: Path) -> None:
+    path = write_table(tmp_path, ".txt", ["x " * 30_000, "y " * 30_000])
+    done = run("batch", "submit", path, "--wait", "-o", tmp_path / "out.jsonl", server=server, code=1)
+    assert "2 of 2 lines failed" in done.stderr
+    assert (tmp_path / "out.jsonl").read_bytes() == b""
+    path = write_table(tmp_path, ".txt", ["fine"])
+    assert run("batch", "submit", path, "--wait", "-o", path, server=server, code=2).stderr.count(
+        "is the input"
+    )
+    assert path.read_text() == "fine"
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('"a"\n{"text": 3}\n"b"\n')
+    said = run("batch", "submit", rows, server=server, code=2).stderr
+    assert "rows.jsonl: line 2 has a number under 'text'" in said
+    bad = tmp_path / "bad.jsonl"
+    done = run("batch", "submit", rows, "--skip-errors", bad, "--wait", server=server)
+    assert [json.loads(line)["custom_id"] for line in done.stdout.splitlines()] == ["0", "2"]
+    assert json.loads(bad.read_text())["place"] == "line 2"
+    rows.write_text('{"text": "a", "id": 1}\n{"text": "b", "id": 1}\n')
+    said = run("batch", "submit", rows, "--id", "id", server=server, code=2).stderr
+    assert "line 2 has the id '1' of a row before it" in said

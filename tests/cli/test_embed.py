@@ -119,7 +119,6 @@ def test_nothing_in_nothing_out(tmp_path: Path) -> None:
     ("content", "arguments", "words"),
     [
         (b"fine\n\xff\xfe bad\n", (), "line 2 is not UTF-8"),
-        (b"one\n\ntwo\n", ("--format", "npy", "-o", "out.npy"), "line 2 is blank"),
         (b"one\n", ("--format", "npy"), "add --output FILE.npy"),
         (b"one\n", ("--format", "npy", "--output-type", "sparse", "-o", "out.npy"), "dense vectors only"),
         (b"word " * 9000, (), "Range of input length should be [1, 8192]"),
@@ -127,7 +126,7 @@ def test_nothing_in_nothing_out(tmp_path: Path) -> None:
         (b"one\n", ("-o", "no/such/folder/out.jsonl"), "cannot write"),
         (None, (), "cannot read"),
     ],
-    ids=["bad bytes", "blank in npy", "npy to stdout", "sparse npy", "too long", "recipe", "output", "input"],
+    ids=["bad bytes", "npy to stdout", "sparse npy", "too long", "recipe", "output", "input"],
 )
 def test_a_refusal_is_one_line(
     content: bytes | None, arguments: tuple[str, ...], words: str, tmp_path: Path

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
-import orjson
 import typer
 
+from embedserve.cli.batch_input import Asked, Tally, input_files
+from embedserve.cli.batch_results import ResultsPlace, find_results_place, write_results
+from embedserve.cli.choices import split_names
 from embedserve.cli.client import BatchClient
-from embedserve.cli.readers import open_rows
+from embedserve.cli.sight import say
 from embedserve.errors import EmbedserveError
+from embedserve.files.decoding import check_encoding
+from embedserve.files.job import check_errors, describe_ignored, find_places
+from embedserve.files.reader import Reading
+from embedserve.files.rows import Columns
 
 app = typer.Typer(help="Let a server embed files at half price.", no_args_is_help=True)
 
-MAX_LINES = 50_000
-MAX_BYTES = 480 * 2**20
-"""Of one batch's file, with room below the server's 500 MB; more rows become more batches."""
 DONE = ("completed", "failed", "expired", "cancelled")
 
 Url = Annotated[
@@ -31,7 +33,17 @@ Url = Annotated[
 Key = Annotated[
     str, typer.Option("--key", envvar="DASHSCOPE_API_KEY", help="API key; better in the environment.")
 ]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="Default: standard output.")]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Where to write: .jsonl (result lines as they come), .npy, .npz, .parquet, .arrow; default: "
+        "standard output.",
+    ),
+]
+Format = Annotated[str | None, typer.Option(help="Of an output whose name does not say it.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace whatever is there.")]
 LOCAL = "http://127.0.0.1:8080"
 
 
@@ -44,35 +56,85 @@ def connect(url: str, key: str) -> BatchClient:
 
 @app.command()
 def submit(
-    file: Annotated[str, typer.Argument(help="Requests or rows in .jsonl, .txt, .csv or .parquet.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...",
+            help="Rows in any file that `embed` reads, 'patterns*', folders, - for standard input; or a "
+            ".jsonl of ready requests.",
+        ),
+    ],
     column: Annotated[str | None, typer.Option(help="Where the text is; default: text.")] = None,
+    id: Annotated[str | None, typer.Option(help="Column that names the rows: their custom_id.")] = None,
+    keep: Annotated[str | None, typer.Option(help="Columns to carry to the results: a,b.")] = None,
     model: Annotated[str, typer.Option(help="Of rows; requests name their own.")] = "text-embedding-v4",
     dimension: Annotated[int | None, typer.Option(min=1, max=2048)] = None,
     window: Annotated[str, typer.Option(help="24h to 336h, or 1d to 14d.")] = "24h",
     name: Annotated[str, typer.Option(help="To find it again in lists.")] = "",
+    input_format: Annotated[str | None, typer.Option(help="Of inputs whose names do not say it.")] = None,
+    encoding_in: Annotated[str | None, typer.Option(help="Of text files, e.g. gb18030.")] = None,
+    delimiter: Annotated[str | None, typer.Option(help="Of .csv; default: a comma.")] = None,
+    header: Annotated[
+        bool, typer.Option("--header/--no-header", help="Without one, columns are called 1, 2, …")
+    ] = True,
+    skip_errors: Annotated[
+        Path | None, typer.Option(help="Write rows that cannot be taken to this .jsonl, and go on.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Show progress, then write the results.")] = False,
     output: Output = None,
+    format: Format = None,
+    overwrite: Overwrite = False,
     url: Url = LOCAL,
     key: Key = "",
 ) -> None:
-    """Submit a file; print the ids of its batches (one for each 50,000 rows).
+    """Submit files; print the ids of their batches (one for each 50,000 rows).
 
     A .jsonl of ready requests (custom_id, method, url, body) goes as it is. From rows, requests are made with
-    the row's number as custom_id; blank rows are left out.
+    the row's number, or its --id, as custom_id; rows without a text are left out and counted. Exit code 1 if
+    any line failed.
     """
     client = connect(url, key)
-    ids = []
-    for path in input_files(file, column, model, dimension):
-        batch = client.create(client.upload(path), window, {"ds_name": name} if name else {})
-        ids.append(batch["id"])
-        print(batch["id"], file=sys.stderr if wait else sys.stdout, flush=True)
+    if not wait and (output is not None or format):
+        raise EmbedserveError("--output is for --wait; without it, `embedserve batch results` writes")
+    places = find_places(files, input_format, output, skip_errors)
+    columns = Columns(column, id, split_names(keep))
+    columns.check(("index", "embedding", "tokens"))
+    reading = Reading(check_encoding(encoding_in) if encoding_in else None, delimiter, header)
+    place = find_results_place(output, format, places.found.sources, overwrite=overwrite)
+    if places.errors is not None:
+        check_errors(places.errors, overwrite=overwrite)
+    if told := describe_ignored(places.found):
+        say(told)
+    ids: list[str] = []
+    tally = Tally()
+    made = input_files(
+        places.found.sources,
+        columns,
+        reading,
+        Asked(model, dimension),
+        skip_errors=places.errors,
+        tally=tally,
+    )
+    try:
+        for path, rows in made:
+            batch = client.create(client.upload(path), window, {"ds_name": name} if name else {})
+            ids.append(batch["id"])
+            if rows is not None:
+                rows.keep(batch["id"])
+            print(batch["id"], file=sys.stderr if wait else sys.stdout, flush=True)
+    except EmbedserveError as error:
+        if ids:
+            error.message += f" (batches that were submitted before it: {' '.join(ids)})"
+        raise
+    told = f"{tally.rows:,} rows submitted, {tally.skipped:,} skipped (no text), {tally.errors:,} errors"
+    if tally.errors:
+        told += f" set aside in {skip_errors}"
     if not ids:
-        raise EmbedserveError(f"{file} has no text")
+        raise EmbedserveError(f"{' '.join(files)} has no text: {told}")
+    if tally.skipped or tally.errors:
+        say(told)
     if wait:
-        finished = watch(client, ids)
-        with open_output(output) as target:
-            for batch in finished:
-                deliver(client, batch, target)
+        end(client, watch(client, ids), place)
 
 
 @app.command()
@@ -93,72 +155,44 @@ def results(
     id: str,
     output: Output = None,
     errors: Annotated[bool, typer.Option("--errors", help="The failed lines instead.")] = False,
+    format: Format = None,
+    overwrite: Overwrite = False,
     url: Url = LOCAL,
     key: Key = "",
 ) -> None:
-    """Write the result lines of a batch that has ended."""
+    """Write the results of a batch that has ended. Exit code 1 if any line failed."""
     client = connect(url, key)
+    place = find_results_place(output, format, overwrite=overwrite)
+    if errors and place.kind.format != "jsonl":
+        raise EmbedserveError("failed lines have no vectors: write them to a .jsonl")
     batch = client.get(id)
     if batch["status"] not in DONE:
         raise EmbedserveError(f"{id} is {batch['status']}: wait for it with `embedserve batch wait {id}`")
-    with open_output(output) as target:
-        if file_id := batch["error_file_id" if errors else "output_file_id"]:
-            client.read(file_id, target)
+    if errors:
+        write_results(client, [batch], place, "error_file_id")
+    else:
+        end(client, [batch], place)
 
 
 @app.command("wait")
 def wait_for(
-    ids: Annotated[list[str], typer.Argument()], output: Output = None, url: Url = LOCAL, key: Key = ""
+    ids: Annotated[list[str], typer.Argument()],
+    output: Output = None,
+    format: Format = None,
+    overwrite: Overwrite = False,
+    url: Url = LOCAL,
+    key: Key = "",
 ) -> None:
-    """Show progress until batches have ended, then write their results."""
+    """Show progress until batches have ended, then write their results. Exit code 1 if any line failed."""
     client = connect(url, key)
-    finished = watch(client, ids)
-    with open_output(output) as target:
-        for batch in finished:
-            deliver(client, batch, target)
+    place = find_results_place(output, format, overwrite=overwrite)
+    end(client, watch(client, ids), place)
 
 
 @app.command()
 def cancel(id: str, url: Url = LOCAL, key: Key = "") -> None:
     """Stop a batch; lines that are done stay, and are billed."""
     print(connect(url, key).cancel(id)["status"])
-
-
-def input_files(file: str, column: str | None, model: str, dimension: int | None) -> Iterator[Path]:
-    """Files of requests, ready to upload; those that were made are gone afterwards."""
-    if Path(file).suffix == ".jsonl" and column is None and _has_requests(Path(file)):
-        yield Path(file)
-        return
-    with tempfile.TemporaryDirectory(prefix="embedserve-") as folder, open_rows(file, column) as (rows, _):
-        lines = (request_line(number, text, model, dimension) for number, text in rows if text.strip())
-        pending = next(lines, None)
-        while pending is not None:
-            path = Path(folder) / "input.jsonl"
-            with path.open("wb") as target:
-                count = 0
-                while pending is not None and count < MAX_LINES and target.tell() + len(pending) < MAX_BYTES:
-                    target.write(pending)
-                    count, pending = count + 1, next(lines, None)
-            yield path
-
-
-def _has_requests(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            first: Any = orjson.loads(file.readline())
-    except OSError as error:
-        raise EmbedserveError(f"cannot read {path}: {error.strerror}") from None
-    except orjson.JSONDecodeError:
-        return True  # the server says which line is wrong
-    return isinstance(first, dict) and "custom_id" in first and "body" in first
-
-
-def request_line(number: int, text: str, model: str, dimension: int | None) -> bytes:
-    body: dict[str, Any] = {"model": model, "input": text}
-    if dimension is not None:
-        body["dimensions"] = dimension
-    request = {"custom_id": str(number), "method": "POST", "url": "/v1/embeddings", "body": body}
-    return orjson.dumps(request, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def watch(client: BatchClient, ids: Sequence[str]) -> list[dict[str, Any]]:
@@ -173,7 +207,10 @@ def watch(client: BatchClient, ids: Sequence[str]) -> list[dict[str, Any]]:
         TextColumn("lines, {task.fields[rate]} a second, done in"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with (
+        going_on_later(ids),
+        Progress(*columns, console=Console(stderr=True), transient=True) as progress,
+    ):
         bar = progress.add_task("batch", total=None, status="validating", rate="-")
         began, first, pause = time.monotonic(), None, 0.2
         while True:
@@ -194,32 +231,48 @@ def watch(client: BatchClient, ids: Sequence[str]) -> list[dict[str, Any]]:
             pause = min(pause * 1.5, 2.0)
 
 
-def deliver(client: BatchClient, batch: dict[str, Any], target: BinaryIO) -> None:
-    """Write the results of a batch, and say what failed."""
-    if batch["output_file_id"]:
-        client.read(batch["output_file_id"], target)
-    counts = batch["request_counts"]
-    if batch["status"] == "failed":
-        problems = (batch["errors"] or {}).get("data") or [{"message": "no reason given", "line": None}]
-        where = f" (line {problems[0]['line']})" if problems[0]["line"] else ""
-        raise EmbedserveError(f"{batch['id']} failed: {problems[0]['message']}{where}")
-    if counts["failed"]:
-        print(
-            f"{batch['id']}: {counts['failed']} of {counts['total']} lines failed; "
-            f"see `embedserve batch results --errors {batch['id']}`",
-            file=sys.stderr,
-        )
+def end(client: BatchClient, batches: Sequence[dict[str, Any]], place: ResultsPlace) -> None:
+    """Write the results of ended batches and say what failed.
+
+    Raises:
+        EmbedserveError: a batch could not run at all; the others are written.
+        typer.Exit: code 1, if any line failed.
+    """
+    ran = [batch for batch in batches if batch["output_file_id"]]
+    broken = [batch for batch in batches if batch["status"] == "failed"]
+    if ran or len(broken) < len(batches):
+        write_results(client, batches, place)
+    wrong = False
+    for batch in batches:
+        counts = batch["request_counts"]
+        if counts["failed"]:
+            wrong = True
+            say(
+                f"{batch['id']}: {counts['failed']} of {counts['total']} lines failed; "
+                f"see `embedserve batch results --errors {batch['id']}`"
+            )
+        if batch["status"] in ("expired", "cancelled"):
+            wrong = True
+            done = f"{counts['completed']} of {counts['total']} lines are done"
+            say(f"{batch['id']} is {batch['status']}: {done}")
+    if broken:
+        raise EmbedserveError("; ".join(_why(batch) for batch in broken))
+    if wrong:
+        raise typer.Exit(1)
+
+
+def _why(batch: dict[str, Any]) -> str:
+    problems = (batch["errors"] or {}).get("data") or [{"message": "no reason given", "line": None}]
+    where = f" (line {problems[0]['line']})" if problems[0]["line"] else ""
+    return f"{batch['id']} failed: {problems[0]['message']}{where}"
 
 
 @contextmanager
-def open_output(path: Path | None) -> Iterator[BinaryIO]:
-    if path is None:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
+def going_on_later(ids: Sequence[str]) -> Iterator[None]:
+    """Ctrl-C ends the waiting, not the batches: say how to come back."""
     try:
-        target = path.open("wb")
-    except OSError as error:
-        raise EmbedserveError(f"cannot write {path}: {error.strerror}") from None
-    with target:
-        yield target
+        yield
+    except KeyboardInterrupt:
+        say("interrupted; the server goes on. Wait for it again with:")
+        print(f"  embedserve batch wait {' '.join(ids)}", file=sys.stderr, flush=True)
+        raise typer.Exit(130) from None

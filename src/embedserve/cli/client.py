@@ -79,12 +79,21 @@ class BatchClient:
         """The bytes of a file, as they come."""
         connection, answer = self._send("GET", f"/files/{file_id}/content")
         try:
-            while block := answer.read(_BLOCK):
+            promised, size = answer.length, 0
+            while block := self._block(answer):
+                size += len(block)
                 target.write(block)
-        except (OSError, http.client.HTTPException) as error:
-            raise EmbedserveError(f"reading the results broke off: {error}") from None
+            if promised is not None and size != promised:
+                raise EmbedserveError(f"reading the results broke off after {size:,} of {promised:,} bytes")
         finally:
             connection.close()
+
+    @staticmethod
+    def _block(answer: http.client.HTTPResponse) -> bytes:
+        try:
+            return answer.read(_BLOCK)
+        except (OSError, http.client.HTTPException) as error:
+            raise EmbedserveError(f"reading the results broke off: {error}") from None
 
     def _json(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None

@@ -1,0 +1,36 @@
+"""Words that options of several commands take."""
+
+from __future__ import annotations
+
+import csv
+from enum import StrEnum
+
+
+class TextType(StrEnum):
+    QUERY = "query"
+    DOCUMENT = "document"
+
+
+class OutputType(StrEnum):
+    DENSE = "dense"
+    SPARSE = "sparse"
+    BOTH = "dense&sparse"
+
+
+class DenseEncoding(StrEnum):
+    FLOAT = "float"
+    INT8 = "int8"
+    BINARY = "binary"
+
+
+class Truncate(StrEnum):
+    NONE = "none"
+    START = "start"
+    END = "end"
+
+
+def split_names(names: str | None) -> tuple[str, ...]:
+    """``a,b`` as names; one with a comma in it stands in quotes."""
+    if not names:
+        return ()
+    return tuple(name.strip() for name in next(csv.reader([names], skipinitialspace=True)) if name.strip())
