@@ -22,6 +22,8 @@ _WINDOW_OVERHEAD: Final = 1_000
 """Bytes of Python objects that one window is held by, rounded up."""
 _TOKEN_BYTES: Final = 8
 """An int32 id and a float32 weight."""
+_SMALL: Final = 2**20
+"""Bytes that a small request holds at most."""
 
 
 def predict_bytes(windows: Sequence[Window], hidden_size: int) -> int:
@@ -91,7 +93,9 @@ class Admission:
     """Who may hold memory.
 
     An owner may hold as many bytes as are still free for all (so however much one asks for, the next finds
-    room), and bulk work at most half of everything (so it never shuts queries out).
+    room), and bulk work at most half of everything (so it never shuts queries out). Large requests leave an
+    eighth to small ones, and an owner's small requests are not held against his large ones: a query passes
+    while the same key has its corpus embedded.
 
     Args:
         limit_bytes: bytes that all requests together may hold.
@@ -104,7 +108,9 @@ class Admission:
         self.refused = 0
         self.lock = threading.Lock()
         self._retry_after = retry_after
-        self._by_owner: Counter[str] = Counter()
+        self._small = min(_SMALL, limit_bytes // 64)
+        self._by_owner: Counter[tuple[str, bool]] = Counter()
+        """By owner and size: of large requests, and of small ones."""
         self._bulk_bytes = 0
 
     def hold(self, *, lane: Lane = "interactive", owner: str = "") -> Hold:
@@ -119,7 +125,9 @@ class Admission:
                 ``retry_after`` seconds if it does not fit now.
         """
         size = hold.size + extra
-        ceiling = self.limit_bytes // 2 if hold.lane == "bulk" else self.limit_bytes
+        large = size > self._small
+        most = self.limit_bytes - self.limit_bytes // 8 if large else self.limit_bytes
+        ceiling = self.limit_bytes // 2 if hold.lane == "bulk" else most
         if size > ceiling:
             self.refused += 1
             raise EmbedserveError(
@@ -127,8 +135,10 @@ class Admission:
                 "set aside. Send fewer or shorter texts, or raise the server's EMBEDSERVE_MEMORY_LIMIT_MB.",
                 code="BadRequest.TooLarge",
             )
-        free = self.limit_bytes - self.held_bytes + hold.size
-        others = self._by_owner[hold.owner] - hold.size
+        free = most - self.held_bytes + hold.size
+        others = self._by_owner[hold.owner, large]
+        if large is (hold.size > self._small):
+            others -= hold.size
         fits = size <= free and (others == 0 or others + size <= free)
         if hold.lane == "bulk":
             fits = fits and self._bulk_bytes + extra <= ceiling
@@ -138,14 +148,19 @@ class Admission:
 
     def change(self, hold: Hold, extra: int) -> None:
         """Note that a hold grew, or shrank; the caller has the lock."""
+        self._count(hold, -hold.size)
         hold.size += extra
         hold.peak = max(hold.peak, hold.size)
+        self._count(hold, hold.size)
         self.held_bytes += extra
-        self._by_owner[hold.owner] += extra
-        if not self._by_owner[hold.owner]:
-            del self._by_owner[hold.owner]
         if hold.lane == "bulk":
             self._bulk_bytes += extra
+
+    def _count(self, hold: Hold, size: int) -> None:
+        key = hold.owner, hold.size > self._small
+        self._by_owner[key] += size
+        if not self._by_owner[key]:
+            del self._by_owner[key]
 
 
 def _throttled(lane: Lane, retry_after: float) -> EmbedserveError:
