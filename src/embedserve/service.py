@@ -95,7 +95,7 @@ class EmbeddingService:
         self.engines = engines or Engines.configure(engine, settings)
         self._threads = {
             name: ThreadPoolExecutor(2, thread_name_prefix=f"embedserve-{name}")
-            for name in ("text", "long", "bulk")
+            for name in ("text", "long", "bulk", "upload")
         }
         self._proved_at = -np.inf
 
@@ -160,6 +160,12 @@ class EmbeddingService:
     async def run_long(self, work: Callable[..., T], *given: Any) -> T:
         """Work on something large, in a thread that no small request waits for."""
         return await asyncio.get_running_loop().run_in_executor(self._threads["long"], partial(work, *given))
+
+    async def run_upload(self, work: Callable[..., T], *given: Any) -> T:
+        """A piece of an upload: parsing and the disk, in threads that nothing else waits for."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads["upload"], partial(work, *given)
+        )
 
     async def embed(
         self,

@@ -18,8 +18,8 @@ __all__ = ["SMALL", "caller_left", "malformed", "parse_json", "read_json"]
 
 FREE: Final = 4096
 """Bytes of a body that the overhead of every request covers."""
-_STEP: Final = 256 * 1024
-"""What is reserved at a time of a body that comes in."""
+_STEP: Final = 64 * 1024
+"""What is reserved at a time of a body that comes in, with an eighth more for the slack of the buffer."""
 
 
 def malformed(why: str = "") -> EmbedserveError:
@@ -88,7 +88,7 @@ async def read_json(
 
 def _reserved(size: int) -> int:
     """What a body of so many bytes takes while it grows, in whole steps."""
-    return -(-size // _STEP) * (_STEP + _STEP // 8)
+    return 0 if size <= FREE else -(-size // _STEP) * (_STEP + _STEP // 8)
 
 
 async def _read_body(request: Request, limit: int, hold: Hold | None) -> bytes | bytearray:
@@ -104,7 +104,7 @@ async def _read_body(request: Request, limit: int, hold: Hold | None) -> bytes |
         if len(whole) > limit:
             raise _too_large(limit)
         if hold and len(whole) > FREE:
-            hold.grow(4 * len(whole))  # what is read from it, too
+            hold.grow(4 * len(whole))  # what is read from it, too: a character takes four bytes at most
         return whole
     body, reserved = bytearray(), 0
     while message["type"] == "http.request":
@@ -115,6 +115,8 @@ async def _read_body(request: Request, limit: int, hold: Hold | None) -> bytes |
             hold.grow(needed - reserved)
             reserved = needed
         if not message.get("more_body"):
+            if hold and len(body) <= SMALL:
+                hold.grow(4 * len(body))
             return body
         message = await request.receive()
     raise caller_left()

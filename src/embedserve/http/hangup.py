@@ -9,6 +9,7 @@ from typing import Self
 from starlette.requests import Request
 
 from embedserve.http.body import caller_left
+from embedserve.http.front.hook import hook_of
 
 LISTEN_AFTER = 0.1
 """Seconds after which a server that does not tell of hang-ups is asked: nearly all replies come sooner."""
@@ -17,8 +18,7 @@ LISTEN_AFTER = 0.1
 class Hangup:
     """Ends the block that it surrounds with a 499 when the caller hangs up; the body must have been read.
 
-    Our own transport tells of it by a callback (``on_hangup`` in the scope's extension ``embedserve.front``).
-    Other ASGI servers are asked by ``receive``, in a task of its own.
+    Our front tells of it by a callback. Another ASGI server is asked by ``receive``, in a task of its own.
     """
 
     __slots__ = ("_listener", "_request", "_task", "_timer", "gone")
@@ -32,8 +32,7 @@ class Hangup:
 
     def __enter__(self) -> Self:
         self._task = asyncio.current_task()
-        front = self._request.scope.get("extensions", {}).get("embedserve.front")
-        if front is not None:
+        if front := hook_of(self._request.scope):
             front.on_hangup(self._leave)
         else:
             self._timer = asyncio.get_running_loop().call_later(LISTEN_AFTER, self._listen)

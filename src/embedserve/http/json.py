@@ -19,8 +19,6 @@ AT_ONCE: Final = 20_480
 """Numbers that are rendered in one step: ten vectors of 2,048, about a millisecond."""
 _ENTRY: Final = 8
 """A sparse entry takes as long as so many numbers."""
-BUFFERED: Final = 64 * 1024
-"""Bytes of a reply from which on we wait until the client has taken them."""
 
 
 class JSONReply(Response):
@@ -28,15 +26,6 @@ class JSONReply(Response):
 
     def render(self, content: Any) -> bytes:
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if len(self.body) <= BUFFERED:
-            await super().__call__(scope, receive, send)
-            return
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": self.body, "more_body": True})
-        # The server waits with the end of a body until the client has taken what came before.
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def reply(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> JSONReply:

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import unicodedata
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import BinaryIO
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from embedserve.errors import EmbedserveError
+from embedserve.http.body import caller_left
 from embedserve.http.coding import refuse_coded
 
-MAX_FIELD = 64 * 1024
+MAX_FIELD = 8 * 1024
 """Bytes of one field that is no file."""
 MAX_FIELDS = 32
-_PIECE = 512 * 1024
-_MAX_DRAIN = 64 * 2**20
-"""How much more of a refused body is read, so that the client gets to see the refusal."""
+MAX_BOUNDARY = 200
+"""Bytes; RFC 2046 allows 70."""
+MAX_NAME = 512
+"""Characters of a file's name; of a longer one the middle is left out."""
+_PIECE = 128 * 1024
+HELD = 4 * _PIECE + MAX_FIELDS * MAX_FIELD
+"""Bytes of memory that an upload takes, whatever its size."""
 
 
 @dataclass
@@ -54,11 +60,24 @@ def malformed_form(why: str) -> EmbedserveError:
     )
 
 
-async def receive_upload(request: Request, path: Path, *, limit: int) -> Upload:
+async def receive_upload(
+    request: Request,
+    path: Path,
+    *,
+    limit: int,
+    run: Callable[..., Awaitable[Any]] = asyncio.to_thread,
+) -> Upload:
     """Read the form; the part named ``file`` is written to ``path``.
 
+    What follows a refusal is left to the server, which reads a part of it so that the client sees the reply.
+
+    Args:
+        run: calls a function in a thread: a disk that is behind makes a write wait, and queries are on this
+            loop.
+
     Raises:
-        EmbedserveError: 415, compressed; 400, over ``limit`` bytes of file, or no such form.
+        EmbedserveError: 415, compressed; 400, over ``limit`` bytes of file, or no such form; 499 if the caller
+            hung up.
         OSError: the disk.
     """
     refuse_coded(request)
@@ -66,32 +85,42 @@ async def receive_upload(request: Request, path: Path, *, limit: int) -> Upload:
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
         raise malformed_form("it should be multipart/form-data with a field file")
+    if len(boundary) > MAX_BOUNDARY:
+        raise malformed_form(f"its boundary has more than {MAX_BOUNDARY} bytes")
     declared = request.headers.get("content-length", "")
-    refusal: EmbedserveError | None = None
-    if declared.isdigit() and int(declared) > limit + MAX_FIELDS * MAX_FIELD:
-        refusal = too_large(limit)
-    drained = 0
+    most = limit + MAX_FIELDS * MAX_FIELD
+    if declared.isascii() and declared.isdigit() and (len(declared) > 18 or int(declared) > most):
+        raise too_large(limit)
     with path.open("wb") as target:
         form = _Form(target, limit)
         parser = MultipartParser(boundary, form.callbacks())  # type: ignore[arg-type]
-        async for block in _gather(request.stream()):
-            if refusal is None:
-                try:
-                    # In a thread: a disk that is behind makes a write wait, and queries are on this loop.
-                    await asyncio.to_thread(parser.write, block)
-                except EmbedserveError as error:
-                    refusal = error
-                except MultipartParseError:
-                    refusal = malformed_form("the parts are not separated as announced")
-            else:
-                drained += len(block)
-                if drained > _MAX_DRAIN:
-                    break
-        if refusal is not None:
-            raise refusal
+        try:
+            async for block in _gather(request.stream()):
+                await run(parser.write, block)
+        except ClientDisconnect:
+            raise caller_left() from None
+        except FormParserError as error:
+            long = "header" in str(error) and "exceeded" in str(error)
+            why = "the headers of a part are too long" if long else "the parts are not separated as announced"
+            raise malformed_form(why) from None
         if not form.ended:
             raise malformed_form("it ends in the middle of a part")
     return form.upload
+
+
+def clean_name(given: str) -> str:
+    """A file's name without folders, of at most MAX_NAME characters.
+
+    Raises:
+        EmbedserveError: 400, it holds control characters.
+    """
+    if any(unicodedata.category(character) == "Cc" for character in given):
+        raise malformed_form("the file's name holds a control character")
+    name = PurePath(given.replace("\\", "/")).name or "file"
+    if len(name) > MAX_NAME:
+        suffix = PurePath(name).suffix[-20:]
+        name = name[: MAX_NAME - len(suffix)] + suffix
+    return name
 
 
 async def _gather(blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -154,7 +183,7 @@ class _Form:
         if self._is_file:
             if self.upload.filename is not None:
                 raise malformed_form("it has more than one file")
-            self.upload.filename = options.get(b"filename", b"file").decode("utf-8", "replace")
+            self.upload.filename = clean_name(options.get(b"filename", b"file").decode("utf-8", "replace"))
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._is_file:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
@@ -13,10 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from embedserve.accounts.caller import Caller
-from embedserve.http.context import authenticate, in_database, jobs_of, let_in, service_of
+from embedserve.http.context import authenticate, hold_of, in_database, jobs_of, let_in, service_of
 from embedserve.http.fields import stamp
 from embedserve.http.json import reply
-from embedserve.http.multipart import receive_upload
+from embedserve.http.multipart import HELD, receive_upload
 from embedserve.jobs.errors import StorageFullError, is_full, no_such, refused
 from embedserve.jobs.files import FileStore
 from embedserve.jobs.records import StoredFile
@@ -44,12 +43,13 @@ def describe(file: StoredFile) -> dict[str, Any]:
 
 async def create_file(request: Request) -> Response:
     caller = await let_in(request, "files.upload")
-    store = jobs_of(request).files
+    service, store = service_of(request), jobs_of(request).files
+    hold_of(request, caller).grow(HELD)
     draft = store.draft()
     try:
-        limit = service_of(request).settings.max_file_mb * 2**20
+        limit = service.settings.max_file_mb * 2**20
         await in_database(request, store.check_room)
-        upload = await receive_upload(request, draft, limit=limit)
+        upload = await receive_upload(request, draft, limit=limit, run=service.run_upload)
         if upload.fields.get("purpose") != PURPOSE:
             raise refused(f"'purpose' must be '{PURPOSE}'", param="purpose")
         if upload.filename is None or not upload.size:
@@ -60,7 +60,7 @@ async def create_file(request: Request) -> Response:
             draft,
             workspace=caller.workspace,
             purpose=PURPOSE,
-            filename=PurePath(upload.filename.replace("\\", "/")).name,
+            filename=upload.filename,
             expires_at=expiry_of(upload.fields),
         )
     except OSError as error:
