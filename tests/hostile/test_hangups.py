@@ -13,7 +13,7 @@ from hostile.raw import DOORS, EMBEDDINGS, body_for, connect, head, post
 from light_server import LightServer
 from serving import Server
 
-SLOW = {"SECONDS_PER_TOKEN": "0.002"}
+SLOW = {"SECONDS_PER_TOKEN": "0.002", "EMBEDSERVE_MAX_WAIT_SECONDS": "0"}
 LONG_TEXT = "word " * 2000
 
 
