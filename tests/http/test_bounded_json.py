@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedserve.http import bounded_json
-from embedserve.http.bounded_json import MAX_DEPTH, MAX_PARTS, MAX_SCALARS, SMALL, JSONError, parse_json
+from embedserve.http.bounded_json import (
+    MAX_DEPTH,
+    MAX_PARTS,
+    MAX_SCALARS,
+    MAX_STRING,
+    SMALL,
+    JSONError,
+    parse_json,
+)
 
 documents = st.recursive(
     st.one_of(
@@ -121,9 +129,10 @@ def test_the_last_of_two_equal_keys_counts(size: int) -> None:
         b'"' + b"\\ud800" * (MAX_PARTS + 1) + b'"',
         b"[" + b",".join([b"7"] * (MAX_SCALARS + 1)) + b"]",
         b"[" * SMALL * 2,
+        b'"' + b"x" * (MAX_STRING + 1) + b'"',
         b'{"a":' * (MAX_DEPTH + 1) + b"0" * SMALL,
     ],
-    ids=["objects", "strings", "keys", "halves", "numbers", "arrays deep", "objects deep"],
+    ids=["objects", "strings", "keys", "halves", "numbers", "arrays deep", "long string", "objects deep"],
 )
 def test_stops_before_too_much_is_built(document: bytes) -> None:
     told: list[int] = []
@@ -133,6 +142,6 @@ def test_stops_before_too_much_is_built(document: bytes) -> None:
 
 
 def test_says_what_it_builds() -> None:
-    text, told = "x" * 2**22 + "\U0001f600", []  # one emoji makes every character take four bytes
+    text, told = "x" * 2**21 + "\U0001f600", []  # one emoji makes every character take four bytes
     assert parse_json(json.dumps([text]).encode(), told.append) == [text]
     assert 4 * len(text) <= sum(told) <= 7 * len(text)

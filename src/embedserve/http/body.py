@@ -9,13 +9,15 @@ from typing import Any, Final
 import orjson
 from starlette.requests import Request
 
-from embedserve.errors import EmbedserveError
-from embedserve.http.bounded_json import SMALL, JSONError, parse_json
+from embedserve.catalogue import MODELS
+from embedserve.errors import EmbedserveError, bad_length
+from embedserve.http.bounded_json import SMALL, JSONError, StringTooLongError, parse_json
 from embedserve.http.coding import refuse_coded
 from embedserve.scheduling.memory import Hold
 
 __all__ = ["SMALL", "caller_left", "malformed", "parse_json", "read_json"]
 
+LONGEST_TEXT: Final = max(card.max_tokens for card in MODELS.values())
 FREE: Final = 4096
 """Bytes of a body that the overhead of every request covers."""
 _STEP: Final = 64 * 1024
@@ -79,6 +81,8 @@ async def read_json(
             parsed = await run(parse_json, body, hold.grow if hold else None)
             if hold:
                 hold.shrink(_reserved(len(body)))
+    except StringTooLongError:  # whatever field it is: no text of this size is read
+        raise bad_length(LONGEST_TEXT, 0, LONGEST_TEXT + 1) from None
     except JSONError as error:
         raise malformed("" if len(body) <= SMALL else str(error)) from None
     if not isinstance(parsed, dict):

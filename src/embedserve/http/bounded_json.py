@@ -24,6 +24,8 @@ MAX_PARTS: Final = 100_000
 """Strings, keys, arrays and objects of one document: each takes a step."""
 MAX_SCALARS: Final = 1_000_000
 """Numbers and the like: 2,048 rows of 488 token ids."""
+MAX_STRING: Final = 4 * 2**20
+"""Characters of one string: many times what a model reads of a text."""
 _WINDOW: Final = 64 * 1024
 _LONGEST_SCALAR: Final = 1_000
 
@@ -48,6 +50,13 @@ class JSONError(ValueError):
     """Not JSON, or more of it than is read here; the message says why and quotes nothing."""
 
 
+class StringTooLongError(JSONError):
+    """A string of more than MAX_STRING characters."""
+
+    def __init__(self) -> None:
+        super().__init__(f"it has a string of more than {MAX_STRING} characters")
+
+
 def parse_json(document: bytes | bytearray, build: Callable[[int], None] | None = None) -> Any:
     """The value of a document in UTF-8.
 
@@ -58,7 +67,8 @@ def parse_json(document: bytes | bytearray, build: Callable[[int], None] | None 
         build: told of about every MiB that is going to be built; what it raises ends the reading.
 
     Raises:
-        JSONError: no JSON, nested more than MAX_DEPTH deep, or of more values than are read here.
+        JSONError: no JSON, nested more than MAX_DEPTH deep, of more values than are read here, or with a
+            string longer than MAX_STRING.
     """
     if len(document) <= SMALL:
         try:
@@ -205,6 +215,7 @@ class _Reader:
             self._step(sys.getsizeof(value))
             return value, end + 1
         pieces: list[str] = []
+        size = 0
         while True:
             if end > start:
                 end = self._whole_characters(start, end)
@@ -216,8 +227,11 @@ class _Reader:
                 end += 6
             else:
                 raise JSONError("it has a string that does not end, or a mistake in one")
+            size += len(pieces[-1])
+            if size > MAX_STRING:
+                raise StringTooLongError
             if text[end : end + 1] == b'"':
-                self._step(max(map(_width, pieces)) * sum(map(len, pieces)))
+                self._step(max(map(_width, pieces)) * size)
                 return "".join(pieces), end + 1
             start = end
             end = self._window(_CHARACTERS, start).end()

@@ -76,8 +76,8 @@ async def receive_upload(
             loop.
 
     Raises:
-        EmbedserveError: 415, compressed; 400, over ``limit`` bytes of file, or no such form; 499 if the caller
-            hung up.
+        EmbedserveError: 415, compressed; 400, over ``limit`` bytes of file, or no such form; 499 if the
+            caller hung up.
         OSError: the disk.
     """
     refuse_coded(request)
