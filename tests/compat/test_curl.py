@@ -84,3 +84,15 @@ def test_the_line_the_server_greets_with_works(server: Server) -> None:
         ["bash", "-c", line], env={"DASHSCOPE_API_KEY": KEY, "PATH": "/usr/bin:/bin"}, capture_output=True
     )
     assert len(json.loads(done.stdout)["data"][0]["embedding"]) == 1024
+
+
+def test_an_offer_of_http_2_is_passed_over_and_http_2_itself_refused(server: Server) -> None:
+    headers, body = curl("--http2", *post(server, "-d", json.dumps(BODY)))
+    assert headers["status"] == "200"
+    assert len(json.loads(body)["data"]) == 2
+    prior = ["curl", "-sS", "--http2-prior-knowledge", *post(server, "-d", json.dumps(BODY))]
+    done = subprocess.run(prior, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert "refused 505" in server.log
+    headers, _ = curl(*post(server, "-d", json.dumps(BODY)))
+    assert headers["status"] == "200"
