@@ -16,9 +16,10 @@ from embedserve.storage.failures import translate
 
 MAX_RAISED = 3
 """So often it may raise."""
-MAX_TRIES = 5
+MAX_TRIES = 7
 """So often it is leased, by workers that did not come back. More than may raise: a worker has other reasons
 to die, and takes innocent work with it."""
+MAX_PAUSE = 10.0
 MANY_TRIES = 2
 """After these a piece of work runs with no other such piece beside it in the process: if the worker dies
 again, the blame falls on one of them."""
@@ -31,8 +32,8 @@ _OUTAGES = frozenset(getattr(errno, name) for name in _NAMES if hasattr(errno, n
 
 
 def pause_after(tries: int) -> float:
-    """Seconds before the next try: 1, 3, 9, 27."""
-    return float(3 ** (min(tries, 8) - 1)) if tries > 0 else 0.0
+    """Seconds before the next try: 1, 3, 9, and then 10."""
+    return min(3.0 ** (tries - 1), MAX_PAUSE) if tries > 0 else 0.0
 
 
 def is_outage(error: BaseException) -> bool:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from embedserve.jobs.records import ENDED, RUNNING
-from embedserve.jobs.tries import MANY_TRIES, MAX_TRIES, pause_after
+from embedserve.jobs.tries import MANY_TRIES
 from embedserve.storage.database import upsert
 from embedserve.storage.tables import files, job_chunks, job_turns, jobs
 
@@ -122,7 +122,7 @@ def is_free(table: sa.Table, now: float) -> sa.ColumnElement[bool]:
 
 def _is_rested(now: float) -> sa.ColumnElement[bool]:
     until = jobs.c.not_before
-    return sa.or_(until <= now, until > now + 2 * pause_after(MAX_TRIES))
+    return sa.or_(until <= now, until > now + LEASE_SECONDS)
 
 
 def note_turn(connection: Connection, workspace: str, *, now: float, check: bool) -> None:
