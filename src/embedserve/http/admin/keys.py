@@ -173,9 +173,8 @@ async def revoke_key(request: Request) -> Response:
     """End a key for good: here at once, on every other node within a second."""
     authorize(request)
     accounts = service_of(request).accounts
-    return reply(
-        await _show(accounts, await accounts.database.run(accounts.revoke_key, request.path_params["id"]))
-    )
+    record = await accounts.database.run(accounts.revoke_key, request.path_params["id"])
+    return reply(await _show(accounts, record))
 
 
 async def rotate_key(request: Request) -> Response:
