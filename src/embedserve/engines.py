@@ -18,6 +18,8 @@ from typing import Any
 
 from embedserve.catalogue import MODELS
 from embedserve.embedding.embedder import Embedder
+from embedserve.embedding.models.references import check_references, is_remote, read_table, shown
+from embedserve.embedding.models.store import ModelStore
 from embedserve.errors import ModelLoadError
 from embedserve.scheduling.scheduler import Scheduler
 from embedserve.settings import Settings
@@ -30,6 +32,23 @@ CHUNK_TOKENS = 4096
 CHUNK_SECONDS = 0.25
 """These networks are slower by far than the bundled one, and other servers are a network away: larger chunks
 than the scheduler's own keep them full."""
+
+
+class NoRoomError(ModelLoadError):
+    """Others are in use: it can be loaded when they are not."""
+
+
+def read_references(settings: Settings) -> dict[str, str]:
+    """Public name -> reference, of the settings and the table, checked without loading anything.
+
+    Raises:
+        ModelLoadError: a table that cannot be read, a name that is not sold, a model that is not there.
+    """
+    store = ModelStore(settings.data_dir / "models")
+    table = read_table(settings.data_dir)
+    check_references(table, str(settings.data_dir / "models.toml"), store)
+    check_references(settings.models, "EMBEDSERVE_MODELS or --model", store)
+    return {**table, **settings.models}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +75,7 @@ class _Place:
     used: float = 0.0
     failure: ModelLoadError | None = None
     failed_at: float = 0.0
+    looked: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -89,6 +109,7 @@ class Engines:
         self._places = {reference: _Place(reference) for reference in references.values()}
         self._names = {name: self._places[reference] for name, reference in references.items()}
         self._room = asyncio.Lock()
+        self._looking: asyncio.Task[None] | None = None
 
     @classmethod
     def configure(cls, bundled: Engine, settings: Settings) -> Engines:
@@ -98,10 +119,9 @@ class Engines:
             ModelLoadError: a table that cannot be read, or a public name that does not exist.
         """
         from embedserve.embedding.backbones.torch_packing import Runtime
-        from embedserve.embedding.models.opening import Shared, open_model, predict_bytes, read_table
-        from embedserve.embedding.models.store import ModelStore
+        from embedserve.embedding.models.opening import Shared, open_model, predict_bytes
 
-        references = {**read_table(settings.data_dir), **settings.models}
+        references = read_references(settings)
         store = ModelStore(settings.data_dir / "models")
         runtime = Runtime(settings.device, settings.precision)
         shared = Shared(bundled.embedder.tokenizer, bundled.embedder.lexical)
@@ -138,7 +158,7 @@ class Engines:
         engine = place.engine if place else self.bundled
         if place and engine is None:
             state = f"failed: {place.failure.message}" if place.failure else "not loaded yet"
-            return {"served_from": place.reference, "state": state}
+            return {"served_from": shown(place.reference), "state": state}
         assert engine is not None
         told: dict[str, object] = {
             "backbone": engine.embedder.backbone.name,
@@ -147,15 +167,73 @@ class Engines:
             "recipe": engine.embedder.recipe.describe(),
             "fingerprint": engine.embedder.fingerprint,
         }
-        return {"served_from": place.reference, "state": "loaded", **told} if place else told
+        return {"served_from": shown(place.reference), "state": "loaded", **told} if place else told
 
     @property
     def loaded(self) -> dict[str, int]:
         """reference -> predicted bytes of the models that are open, the bundled one not counted."""
         return {place.reference: place.size for place in self._places.values() if place.engine}
 
+    @property
+    def failures(self) -> dict[str, str]:
+        """Public name -> why it cannot be served; what only waits for others to be idle is not among them."""
+        told = {}
+        for name, place in self._names.items():
+            if place.engine or isinstance(place.failure, NoRoomError):
+                continue
+            if place.failure:
+                told[name] = place.failure.message
+            elif not place.looked:
+                told[name] = "it is being looked at"
+        return told
+
+    def look(self) -> None:
+        """See in the background whether what is configured can be served; returns at once.
+
+        Another server is asked; of a folder it is worked out what it needs, nothing is loaded. What failed is
+        looked at again after RETRY_SECONDS.
+        """
+        if self._looking is None or self._looking.done():
+            now = time.monotonic()
+            due = [
+                place
+                for place in self._places.values()
+                if not place.engine
+                and (not place.looked or (place.failure and now - place.failed_at > RETRY_SECONDS))
+            ]
+            if due:
+                self._looking = asyncio.create_task(self._look(due), name="embedserve-models")
+
+    async def _look(self, places: list[_Place]) -> None:
+        for place in places:
+            try:
+                if is_remote(place.reference):
+                    await self._load(place)
+                    continue
+                size = await asyncio.to_thread(self._predict, place.reference)
+            except ModelLoadError as error:
+                if place.failure is not error:
+                    self._note(place, error)
+            except Exception as error:
+                self._note(place, _wrap(place.reference, error))
+            else:
+                if size > self._limit:
+                    limit = self._limit >> 20
+                    self._note(
+                        place,
+                        ModelLoadError(
+                            f"it needs about {size >> 20} MiB, {limit} are promised: raise "
+                            "EMBEDSERVE_MODEL_MEMORY_MB, or choose a smaller model or precision"
+                        ),
+                    )
+            finally:
+                place.looked = True
+
     async def close(self) -> None:
         """Put every model away but the bundled one."""
+        if self._looking:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
         for place in self._places.values():
             async with place.lock:
                 await self._put_away(place)
@@ -172,8 +250,7 @@ class Engines:
             except Exception as error:
                 place.size = 0
                 failure = error if isinstance(error, ModelLoadError) else _wrap(place.reference, error)
-                place.failure, place.failed_at = failure, time.monotonic()
-                log.warning("the model %s cannot be served: %s", place.reference, failure.message)
+                self._note(place, failure)
                 raise failure from error
             backbone = embedder.backbone
             scheduler = Scheduler(
@@ -184,7 +261,7 @@ class Engines:
             )
             await scheduler.start()
             place.engine, place.failure = Engine(embedder, scheduler), None
-            log.info("loaded %s as %s, about %d MiB", place.reference, backbone.name, place.size >> 20)
+            log.info("loaded %s as %s, about %d MiB", shown(place.reference), backbone.name, place.size >> 20)
             return place.engine
 
     async def _make_room(self, place: _Place, size: int) -> None:
@@ -198,12 +275,19 @@ class Engines:
                 log.info("putting %s away for %s", other.reference, place.reference)
                 await self._put_away(other)
             if taken + size > self._limit:
-                raise ModelLoadError(
+                refuse = ModelLoadError if size > self._limit else NoRoomError
+                raise refuse(
                     f"{place.reference} needs about {size >> 20} MiB, but {taken >> 20} of the promised "
                     f"{self._limit >> 20} MiB are in use: raise EMBEDSERVE_MODEL_MEMORY_MB, or choose a "
                     "smaller model or precision"
                 )
             place.size = size
+
+    def _note(self, place: _Place, failure: ModelLoadError) -> None:
+        failure.message = shown(failure.message)
+        place.failure, place.failed_at = failure, time.monotonic()
+        names = " and ".join(name for name, other in self._names.items() if other is place)
+        log.warning("%s cannot be served from %s: %s", names, shown(place.reference), failure.message)
 
     async def _put_away(self, place: _Place) -> None:
         engine, place.engine, place.size = place.engine, None, 0

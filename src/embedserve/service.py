@@ -120,6 +120,7 @@ class EmbeddingService:
         await self.accounts.start()
         await self.engine.scheduler.start()
         await self.prove()
+        self.engines.look()
 
     async def close(self) -> None:
         """Finish what was accepted, then let go of everything."""

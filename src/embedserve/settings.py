@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -14,9 +17,92 @@ def _split(value: object) -> object:
     return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
 
+_HOST_RULE = re.compile(r"(?:\*\.)?[a-z0-9._-]+(?::[0-9]{1,5})?|\[[0-9a-f:.]+\](?::[0-9]{1,5})?", re.I)
+_DEVICE = re.compile(r"auto|cpu|cuda(?::[0-9]{1,2})?")
+_HIGHEST = 2**40
+"""No size, count or time that is meant is above."""
+
+
+def _check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    for host in hosts:
+        if not _HOST_RULE.fullmatch(host):
+            raise ValueError(
+                f"{host[:60]!r} is no host: write name, name:port or *.domain, with commas between"
+            )
+    return hosts
+
+
+def _check_networks(networks: tuple[str, ...]) -> tuple[str, ...]:
+    for network in networks:
+        try:
+            ip_network(network)
+        except ValueError:
+            raise ValueError(
+                f"{network[:60]!r} is no network: write 10.1.0.0/16, with commas between"
+            ) from None
+    return networks
+
+
+def _check_public_url(url: str) -> str:
+    wrong = ValueError("it should be like https://embeddings.example.com, without a query or a password")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise wrong from None
+    fit = parts.scheme in ("http", "https") and parts.hostname and url.isascii() and port != 0
+    if not fit or parts.query or parts.fragment or "@" in parts.netloc or re.search(r"\s", url):
+        raise wrong
+    return url
+
+
+def _check_host(host: str) -> str:
+    host = host.strip().removeprefix("[").removesuffix("]")
+    if not host or re.search(r"[\s/@]", host):
+        raise ValueError("it should be an address or a name of this machine, or 0.0.0.0 for all its networks")
+    return host
+
+
+def _check_device(device: str) -> str:
+    if not _DEVICE.fullmatch(device):
+        raise ValueError("it should be auto, cpu, cuda or cuda:N")
+    return device
+
+
+def _check_key(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value().strip()
+    if not text or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("it should be printable ASCII without blanks, as a header can carry it")
+    return secret
+
+
+def _check_database(secret: SecretStr) -> SecretStr:
+    url = secret.get_secret_value()
+    if not re.match(r"(?:postgres(?:ql)?(?:\+psycopg)?|sqlite)://", url) or not _is_url(url):
+        raise ValueError("it should be like postgresql://user:password@host:5432/name, or sqlite:///path")
+    return secret
+
+
+def _check_redis(secret: SecretStr) -> SecretStr:
+    url = secret.get_secret_value()
+    if not re.match(r"(?:rediss?|unix)://", url) or not _is_url(url):
+        raise ValueError("it should be like redis://host:6379/0")
+    return secret
+
+
+def _is_url(text: str) -> bool:
+    try:
+        return urlsplit(text).port != 0
+    except ValueError:
+        return False
+
+
 Limits = Literal["strict", "lenient"]
-HostList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+_Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+HostList = Annotated[_Names, AfterValidator(_check_hosts)]
 """Names with commas between."""
+NetworkList = Annotated[_Names, AfterValidator(_check_networks)]
+Key = Annotated[SecretStr, AfterValidator(_check_key)]
 
 
 def default_data_dir() -> Path:
@@ -29,10 +115,17 @@ class Settings(BaseSettings):
     """Settings of one server: environment variables ``EMBEDSERVE_*``, overridden by the command line."""
 
     model_config = SettingsConfigDict(
-        env_prefix="EMBEDSERVE_", populate_by_name=True, extra="ignore", env_ignore_empty=True
+        env_prefix="EMBEDSERVE_",
+        populate_by_name=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
     )
 
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 opens it to the network.")
+    host: Annotated[str, AfterValidator(_check_host)] = Field(
+        "127.0.0.1", description="Address to listen on; 0.0.0.0 opens it to the network."
+    )
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     data_dir: Path = Field(
         default_factory=default_data_dir,
@@ -85,13 +178,13 @@ class Settings(BaseSettings):
         ge=1,
         description="Seconds from SIGTERM to the end: what was sent whole is answered, then the rest is cut.",
     )
-    api_key: SecretStr | None = Field(
+    api_key: Key | None = Field(
         None,
         validation_alias=AliasChoices("EMBEDSERVE_API_KEY", "DASHSCOPE_API_KEY", "api_key"),
         description="A key to accept (also read from `DASHSCOPE_API_KEY`). "
         "Without one, the first start makes a key and prints it once.",
     )
-    admin_key: SecretStr | None = Field(
+    admin_key: Key | None = Field(
         None,
         min_length=16,
         description="The key of the admin API under `/admin`; without one it is not there. "
@@ -102,7 +195,7 @@ class Settings(BaseSettings):
         description="A TOML file of rate limits, prices and free quota (docs/accounts.md); "
         "default: nothing is limited, everything is counted.",
     )
-    database_url: SecretStr | None = Field(
+    database_url: Annotated[SecretStr, AfterValidator(_check_database)] | None = Field(
         None,
         description="`postgresql://…` for servers that share their accounts; default: SQLite in `data_dir`.",
     )
@@ -114,7 +207,7 @@ class Settings(BaseSettings):
         description="Of SQLite. `normal` survives kill -9 at any moment; `full` also the loss of power, "
         "at one wait for the disk a group of requests.",
     )
-    redis_url: SecretStr | None = Field(
+    redis_url: Annotated[SecretStr, AfterValidator(_check_redis)] | None = Field(
         None, description="`redis://…` for rate limits that several servers share."
     )
     redis_timeout: float = Field(
@@ -148,13 +241,15 @@ class Settings(BaseSettings):
         ge=64,
         description="Memory that those models share, in MiB; default: seven tenths of the machine's.",
     )
-    device: str = Field("auto", description="Where those models run: `auto`, `cpu`, `cuda` or `cuda:N`.")
+    device: Annotated[str, AfterValidator(_check_device)] = Field(
+        "auto", description="Where those models run: `auto`, `cpu`, `cuda` or `cuda:N`."
+    )
     precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
         "auto",
         description="Their arithmetic; `auto`: int8 for Qwen3 on a CPU, else bf16 where it exists, or fp32.",
     )
     threads: int | None = Field(
-        None, ge=1, description="Threads of the engine; default: the cores this process may use."
+        None, ge=1, le=1024, description="Threads of the engine; default: the cores this process may use."
     )
     memory_limit_mb: int = Field(
         1024,
@@ -176,7 +271,7 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(
         "text", description="`json`: one object a line (docs/operating.md)."
     )
-    metrics_token: SecretStr | None = Field(
+    metrics_token: Key | None = Field(
         None,
         min_length=16,
         description="What `/metrics` asks for as a bearer token; without one it answers this machine alone.",
@@ -210,9 +305,16 @@ class Settings(BaseSettings):
     callback_hosts: HostList = Field(
         (), description="Hosts that batches may tell of their end (`ds_batch_finish_callback`)."
     )
-    url_networks: HostList = Field(
+    url_networks: NetworkList = Field(
         (), description="Private networks that those two may reach nevertheless, e.g. `10.1.0.0/16`."
     )
-    public_url: str | None = Field(
+    public_url: Annotated[str, AfterValidator(_check_public_url)] | None = Field(
         None, description="This server's address in links it gives out; default: the one the caller used."
     )
+
+    @field_validator("*")
+    @classmethod
+    def _bound(cls, value: Any) -> Any:
+        if isinstance(value, (int, float)) and value > _HIGHEST:
+            raise ValueError(f"it should be at most {_HIGHEST}")
+        return value

@@ -16,6 +16,7 @@ import pytest
 
 from embedserve import Embedder
 from embedserve.cli.listener import explain, listen
+from embedserve.errors import EmbedserveError
 from serving import Server
 
 V4 = "text-embedding-v4"
@@ -123,7 +124,7 @@ def test_under_make_the_remedy_is_one_for_make(monkeypatch: pytest.MonkeyPatch) 
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(SystemExit, match=f"EMBEDSERVE_PORT={port + 1} make run"):
+        with pytest.raises(EmbedserveError, match=f"EMBEDSERVE_PORT={port + 1} make run"):
             listen("127.0.0.1", port)
 
 
@@ -139,7 +140,7 @@ def test_under_make_the_remedy_is_one_for_make(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_a_host_that_cannot_be_is_explained(host: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["embedserve", "serve", "--host", host])
-    with pytest.raises(SystemExit, match=words):
+    with pytest.raises(EmbedserveError, match=words):
         listen(host, 0)
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
+from embedserve import configuration
 from embedserve.errors import EmbedserveError
 from embedserve.settings import Settings
 from embedserve.storage.database import Database
@@ -22,7 +23,7 @@ DatabaseUrl = Annotated[
 
 def read_settings(data_dir: Path | None, database_url: str | None) -> Settings:
     given: dict[str, Any] = {"data_dir": data_dir, "database_url": database_url}
-    return Settings(**{name: value for name, value in given.items() if value is not None})
+    return configuration.read_settings(**given)
 
 
 @contextmanager

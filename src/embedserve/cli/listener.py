@@ -7,21 +7,21 @@ import os
 import socket
 import sys
 
+from embedserve.errors import EmbedserveError
+
 UNPRIVILEGED = 1024
 """Ports below are for root, unless the system was told otherwise."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket. Raises SystemExit with the reason and the remedy where that cannot be."""
+    """A bound socket. Raises EmbedserveError with the reason and the remedy where that cannot be."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that no resolver could be asked for
         listener.close()
-        raise SystemExit(
-            f"embedserve: cannot listen on {host}:{port}: {explain(error, host, port)}"
-        ) from None
+        raise EmbedserveError(f"cannot listen on {host}:{port}: {explain(error, host, port)}") from None
     return listener
 
 

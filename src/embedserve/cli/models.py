@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from embedserve.configuration import read_settings
 from embedserve.errors import ModelLoadError
-from embedserve.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Models besides the bundled one.")
 
@@ -19,8 +19,7 @@ DataDir = Annotated[Path | None, typer.Option(help="Where models are kept; defau
 def open_store(data_dir: Path | None) -> Any:
     from embedserve.embedding.models.store import ModelStore
 
-    given: dict[str, Any] = {"data_dir": data_dir} if data_dir else {}
-    return ModelStore(Settings(**given).data_dir / "models")
+    return ModelStore(read_settings(data_dir=data_dir).data_dir / "models")
 
 
 @app.command()

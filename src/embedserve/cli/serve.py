@@ -8,12 +8,13 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
 from embedserve.cli.listener import listen as listen
+from embedserve.configuration import read_settings
 from embedserve.errors import EmbedserveError
 from embedserve.heap import keep_heap_small
 from embedserve.logs import configure_logs
@@ -44,22 +45,17 @@ def serve(
     log_level: Annotated[str | None, typer.Option(help="critical, error, warning, info or debug.")] = None,
 ) -> None:
     """Start the server. Every option is also a setting EMBEDSERVE_*; see the README."""
-    given: dict[str, Any] = {name: value for name, value in locals().items() if value is not None}
-    if model := given.pop("model", None):
-        given["models"] = read_models(model)
-    try:
-        settings = Settings(**given)
-    except ValidationError as error:
-        told = [f"{e['loc'][0]} is {e['input']!r}: {e['msg']}" for e in error.errors(include_url=False)]
-        raise EmbedserveError("; ".join(told)) from None
-    run(settings)
+    given = dict(locals())
+    given["models"] = read_models(given.pop("model")) if model else None
+    run(read_settings(**given))
 
 
 def read_models(options: list[str]) -> dict[str, str]:
     """``NAME=REFERENCE`` options as a table. Raises EmbedserveError for one without both."""
     pairs = [option.partition("=") for option in options]
     if wrong := [option for option, (name, _, to) in zip(options, pairs, strict=True) if not (name and to)]:
-        raise EmbedserveError(f"--model is {wrong[0]!r}, it should be NAME=PATH, NAME=ID or NAME=URL")
+        shown = wrong[0].partition("=")[0][:60]  # a URL may hold a password
+        raise EmbedserveError(f"--model is {shown!r}…, it should be NAME=PATH, NAME=ID or NAME=URL")
     return {name: reference for name, _, reference in pairs}
 
 
@@ -67,6 +63,7 @@ def run(settings: Settings) -> None:
     """Load the model and answer until SIGTERM or Ctrl-C; what was accepted by then is answered first."""
     configure_logs(settings.log_level, settings.log_format)
     keep_heap_small()
+    check_start(settings)
     listener = listen(settings.host, settings.port)
     gc.disable()  # what is made from here to the end of this function is there to stay
     with ThreadPoolExecutor(1) as side:  # the model loads while everything else is imported
@@ -85,6 +82,27 @@ def run(settings: Settings) -> None:
     host, port = listener.getsockname()[:2]
     greet(f"http://{f'[{host}]' if ':' in host else host}:{port}", service)
     Server.of(app, settings).run([listener])
+
+
+def check_start(settings: Settings) -> None:
+    """What can be known before a model is loaded. Raises EmbedserveError."""
+    folders = {"EMBEDSERVE_DATA_DIR or --data-dir": settings.data_dir}
+    if settings.files_dir:
+        folders["EMBEDSERVE_FILES_DIR"] = settings.files_dir
+    for name, folder in folders.items():
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with TemporaryFile(dir=folder):
+                pass
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no path"
+            raise EmbedserveError(f"{name}: {folder} cannot be written to ({reason}): name another") from None
+    if settings.weights and not settings.weights.is_file():
+        raise EmbedserveError(f"EMBEDSERVE_WEIGHTS is {settings.weights}: there is no such file")
+    if settings.models or (settings.data_dir / "models.toml").exists():
+        from embedserve.engines import read_references
+
+        read_references(settings)
 
 
 def load_model(settings: Settings) -> Embedder:

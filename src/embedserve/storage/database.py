@@ -106,7 +106,8 @@ class Database:
         except SQLAlchemyError as error:
             database.close()
             raise _unusable(
-                f"The database {database.shown_url} cannot be used: {_first_line(error)}"
+                f"The database {database.shown_url} cannot be used: {_first_line(error)}. Its address is "
+                "EMBEDSERVE_DATABASE_URL or --database-url, and else a file in --data-dir"
             ) from error
         except BaseException:
             database.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import time
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,9 @@ from embedserve.embedding.checkpoint import Checkpoint
 from embedserve.embedding.hub_tokenizer import HubTokenizer
 from embedserve.embedding.models.detection import detect_recipe, name_recipe
 from embedserve.embedding.models.hub_embedder import HubEmbedder, PublishedEmbedder
+from embedserve.embedding.models.references import is_remote as is_remote
+from embedserve.embedding.models.references import read_table as read_table
+from embedserve.embedding.models.references import split_address
 from embedserve.embedding.models.remote_embedder import RemoteEmbedder
 from embedserve.embedding.models.store import ModelStore
 from embedserve.embedding.sparse import LexicalWeights
@@ -32,9 +34,6 @@ from embedserve.errors import ModelLoadError
 from embedserve.settings import default_data_dir
 
 REMOTE_KEY = "EMBEDSERVE_REMOTE_API_KEY"
-TABLE = "models.toml"
-PROMPTS_NONE = "prompts=none"
-"""Behind a remote model's name: the other server puts the prompts before texts itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +42,6 @@ class Shared:
 
     tokenizer: Tokenizer
     lexical: LexicalWeights
-
-
-def read_table(data_dir: Path) -> dict[str, str]:
-    """The ``[models]`` table of ``models.toml``: public name -> path, id or address.
-
-    Raises:
-        ModelLoadError: not TOML, or not names with texts.
-    """
-    path = data_dir / TABLE
-    if not path.is_file():
-        return {}
-    try:
-        table = tomllib.loads(path.read_text("utf-8")).get("models", {})
-    except ValueError as error:
-        raise ModelLoadError(f"{path} is not TOML: {error}") from error
-    if wrong := [name for name, reference in table.items() if not isinstance(reference, str)]:
-        raise ModelLoadError(f'{path}: {wrong[0]} must be written {wrong[0]} = "PATH, ID OR URL"')
-    return dict(table)
-
-
-def is_remote(reference: str) -> bool:
-    return reference.startswith(("http://", "https://"))
 
 
 def open_model(
@@ -184,10 +161,7 @@ def _open_encoder(checkpoint: Checkpoint, runtime: Runtime, tokenizer: HubTokeni
 
 
 def _open_remote(reference: str, shared: Shared) -> RemoteEmbedder:
-    url, _, fragment = reference.partition("#")
-    name, _, option = fragment.partition("?")
-    if not name or option not in ("", PROMPTS_NONE):
-        raise ModelLoadError(f"{reference} is not {url}#MODEL-NAME or {url}#MODEL-NAME?{PROMPTS_NONE}")
+    url, name, option = split_address(reference)
     backbone = RemoteBackbone(url, name, api_key=os.environ.get(REMOTE_KEY))
     try:
         recipe = name_recipe("" if option else name, backbone.hidden_size)

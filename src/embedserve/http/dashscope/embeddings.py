@@ -41,7 +41,8 @@ async def create_multimodal(request: Request) -> Response:
     caller = await authenticate(request)
     hold = hold_of(request, caller)
     body = await read_json(request, service.settings.max_body_bytes, hold, service.run_long)
-    if body.get("model") in MULTIMODAL_MODELS:
+    model = body.get("model")
+    if isinstance(model, str) and model in MULTIMODAL_MODELS:
         raise EmbedserveError(
             "Model can not be found.", status=404, code="ModelNotFound", openai_code="model_not_found"
         )
