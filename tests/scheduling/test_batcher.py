@@ -343,3 +343,30 @@ def test_queries_overtake_many_clients_with_whole_windows(query_cost: int) -> No
     assert len(waited) == 200
     assert sum(chunks == 1 for chunks in waited) >= 180
     assert max(waited) <= 2
+
+
+@unhurried
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), costs_of_a_request), max_size=12),
+    st.sampled_from("abc"),
+    costs_of_a_request,
+    st.integers(0, 5),
+)
+def test_the_forecast_of_a_wait_comes_true(
+    others: list[tuple[str, list[int]]], owner: str, costs: list[int], chunks: int
+) -> None:
+    """What ran before a request ended, when nobody came after it, is near what was foretold."""
+    batcher: Batcher[int] = Batcher(budget=BUDGET)
+    for name, waiting in others:
+        submit(batcher, waiting, owner=name)
+    for _ in range(chunks):
+        run(batcher)
+    total = sum(batcher.queued.values())
+    foretold = batcher.ahead_of(owner, sum(costs))
+    assert 0 <= foretold <= total
+    request = submit(batcher, costs, owner=owner)
+    ran = 0.0
+    while request.open:
+        ran += sum(unit.cost for unit in run(batcher))
+    # A chunk is not interrupted, owners take turns by whole windows, and requests by whole quanta.
+    assert abs(ran - sum(costs) - foretold) <= BUDGET + 150 * 3 + BUDGET * len(others)
