@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedserve.http.front.chunks import ChunkReader
-from embedserve.http.front.head import Head, Refused, read_head
+from embedserve.http.front.head import Head, read_head
+from embedserve.http.front.refusal import Refused
 
 LINES = st.sampled_from(
     [

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from embedserve.http.front.head import bad_request, has_stray_line_end
+from embedserve.http.front.head import has_stray_line_end
+from embedserve.http.front.refusal import bad_request
 
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?")
 _MAX_LINE = 4096

@@ -3,17 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import fcntl
-import logging
 import math
-import socket
-import struct
-import sys
-import termios
-import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
@@ -22,15 +13,14 @@ from uvicorn import Config
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
-from embedserve.http.front.chunks import ChunkReader
-from embedserve.http.front.exchange import CONTINUE, Exchange, status_line
+from embedserve.http.front.exchange import CONTINUE, Exchange
+from embedserve.http.front.framing import Framing
 from embedserve.http.front.gate import Gate
-from embedserve.http.front.head import Head, Refused, bad_request, has_stray_line_end, read_head
+from embedserve.http.front.head import HeadReader
 from embedserve.http.front.hook import EXTENSION
 from embedserve.http.front.limits import DRAIN_BYTES, LINGER_SECONDS
-from embedserve.http.openai.rendering import render_error
-
-log = logging.getLogger("embedserve.front")
+from embedserve.http.front.refusal import Refused, bad_request, render
+from embedserve.http.front.tcp import reset, untaken, was_reset
 
 HIGH_WATER = 64 * 1024
 """Bytes that wait for the handler, or behind the running request, before no more are read."""
@@ -41,9 +31,7 @@ LAST_CALL_SECONDS = 0.3
 PROBE_SECONDS = 0.5
 """How long after the end of a client's sending half it is asked whether anybody is still there."""
 
-_END = b"\r\n\r\n"
-_RESET = struct.pack("ii", 1, 0)
-_CLOSED = 7  # TCP_CLOSE in <netinet/tcp.h>
+_NO_BODY = Framing(0)
 
 
 class Connection(asyncio.Protocol):
@@ -76,10 +64,9 @@ class Connection(asyncio.Protocol):
         self._extensions = {EXTENSION: self}
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
         self._input = bytearray()
-        self._searched = 0
+        self._heads = HeadReader(gate.limits.head_bytes, gate.limits.headers)
         self._exchange: Exchange | None = None
-        self._left: int | ChunkReader = 0
-        """Of the body of the request that was begun last."""
+        self._framing = _NO_BODY  # of the request that was begun last
         self._eof = self._closing = self._paused = self._draining = self._probed = self._vouched = False
         self._window = 0  # bytes in since the window of the rate began
         self._unwanted = 0
@@ -135,7 +122,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.clogged = True
-        self._taken = self._count_taken()
+        self._taken = self._sent - untaken(self._transport)
         self._wait(self._limits.reply_stall)
 
     def resume_writing(self) -> None:
@@ -167,13 +154,9 @@ class Connection(asyncio.Protocol):
         return self._exchange is None and not self._input
 
     def abort(self) -> None:
-        """End it now, by a reset: nobody can take half a reply for a whole one."""
+        """End it now."""
         self._closing = True
-        tcp = self._transport.get_extra_info("socket")
-        if tcp is not None:
-            with suppress(OSError):
-                tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self._transport.abort()
+        reset(self._transport)
 
     def expire(self, now: float) -> None:
         """The deadline is over: of whatever it is that was waited for."""
@@ -183,7 +166,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
         elif self.clogged:
             self._judge_reader()
-        elif not self._body_ended:
+        elif not self._framing.ended:
             self._judge_writer(exchange)
         elif exchange is not None:
             self._probe(exchange)
@@ -246,7 +229,7 @@ class Connection(asyncio.Protocol):
         if self._draining:
             self._wait(LAST_CALL_SECONDS)
         else:
-            self._wait(self._limits.keep_alive if self._body_ended else self._limits.body_stall)
+            self._wait(self._limits.keep_alive if self._framing.ended else self._limits.body_stall)
         self._advance()
         if self._eof and self.idle and not self._closing:
             self._close()
@@ -257,7 +240,7 @@ class Connection(asyncio.Protocol):
         """As far as the bytes that are here go."""
         try:
             while self._input and not self._closing:
-                if not self._body_ended:
+                if not self._framing.ended:
                     if not self._feed_body():
                         break
                 elif self._exchange is not None or not self._begin():
@@ -279,14 +262,13 @@ class Connection(asyncio.Protocol):
         elif self._paused:
             self._read_on()
 
-    @property
-    def _body_ended(self) -> bool:
-        return self._left == 0 if isinstance(self._left, int) else self._left.done
-
     def _begin(self) -> bool:
         """Start the next request, if its head is here."""
-        head = self._take_head()
+        begun = self._heads.begun
+        head = self._heads.take(self._input)
         if head is None:
+            if self._heads.begun and not begun:
+                self._wait(self._limits.head)
             return False
         raw_path, _, query = head.path.partition(b"?")
         try:
@@ -309,9 +291,9 @@ class Connection(asyncio.Protocol):
             "state": self._app_state.copy(),
             "extensions": self._extensions,
         }
-        self._left = ChunkReader() if head.length is None else head.length
+        self._framing = Framing(head.length)
         exchange = self._exchange = Exchange(self, head)
-        if self._body_ended:
+        if self._framing.ended:
             self.deadline = math.inf
         else:
             self._window = len(self._input)
@@ -321,58 +303,24 @@ class Connection(asyncio.Protocol):
         task.add_done_callback(self._state.tasks.discard)
         return True
 
-    def _take_head(self) -> Head | None:
-        data, most = self._input, self._limits.head_bytes
-        while data.startswith(b"\r\n"):  # RFC 9112 2.2
-            del data[:2]
-        end = data.find(_END, self._searched, most)
-        if end < 0:
-            if len(data) >= most:
-                raise self._too_large(data)
-            if data and not 65 <= data[0] <= 90 and data != b"\r":
-                raise bad_request("it does not begin with a method")
-            if has_stray_line_end(data, self._searched):
-                raise bad_request("a line of its head does not end in CR LF")
-            if not self._searched and data:
-                self._wait(self._limits.head)
-            self._searched = max(1, len(data) - 3)
-            return None
-        head = bytes(data[: end + 4])
-        del data[: end + 4]
-        self._searched = 0
-        return read_head(head, self._limits.headers)
-
-    def _too_large(self, data: bytearray) -> Refused:
-        most = self._limits.head_bytes
-        if data.find(b"\r\n", 0, most) < 0:
-            told = f"The request line is longer than {most} bytes (EMBEDSERVE_MAX_HEADER_BYTES)."
-            return Refused(414, "UriTooLong", told)
-        told = f"The headers are longer than {most} bytes; send less, or raise EMBEDSERVE_MAX_HEADER_BYTES."
-        return Refused(431, "HeadersTooLarge", told)
-
     def _feed_body(self) -> bool:
         """Hand what is here of the body to the handler; False if he has enough for now."""
         exchange, data = self._exchange, self._input
         if exchange is not None and exchange.size > self._most_waiting:
             return False
         before = len(data)
-        if isinstance(self._left, int):
-            body = bytes(data[: self._left])
-            del data[: len(body)]
-            self._left -= len(body)
-        else:
-            body = self._left.feed(data)
+        body = self._framing.feed(data)
         if exchange is None:
             self._drop(len(body))
         else:
             exchange.feed(body)
-        if self._body_ended:
+        if self._framing.ended:
             if exchange is None:
                 self._wait(self._limits.keep_alive)
             else:
                 self.deadline = math.inf
                 exchange.end_body()
-        elif data and len(data) < before and isinstance(self._left, ChunkReader):
+        elif data and len(data) < before:
             self.loop.call_soon(self._advance)
             return False
         return len(data) < before
@@ -405,7 +353,7 @@ class Connection(asyncio.Protocol):
         if self._paused and not self._transport.is_closing():
             self._paused = False
             self._transport.resume_reading()
-            if not self._body_ended:
+            if not self._framing.ended:
                 self._window = 0
                 self._wait(self._limits.body_stall)
 
@@ -430,22 +378,13 @@ class Connection(asyncio.Protocol):
 
     def _judge_reader(self) -> None:
         """A reply went out for a while: does anybody read it?"""
-        taken = self._count_taken()
+        taken = self._sent - untaken(self._transport)
         if taken - self._taken < self._limits.rate * self._limits.reply_stall:
             self._gate.ended["reply"] += 1
             self.abort()
         else:
             self._taken = taken
             self._wait(self._limits.reply_stall)
-
-    def _count_taken(self) -> int:
-        """Bytes that the client's side confirmed; what lies in our system's buffer is not among them."""
-        waiting = self._transport.get_write_buffer_size()
-        if (tcp := self._transport.get_extra_info("socket")) is not None:
-            with suppress(OSError):
-                queued = fcntl.ioctl(tcp.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
-                waiting += int.from_bytes(queued, sys.byteorder)
-        return self._sent - waiting
 
     def _probe(self, exchange: Exchange) -> None:
         """The client's sending half is closed: does he still wait, or is he gone altogether?
@@ -458,24 +397,17 @@ class Connection(asyncio.Protocol):
         if not self._probed:
             self._probed = True
             self.write(CONTINUE)
-        elif self._is_reset():
+        elif was_reset(self._transport):
             self.abort()
             return
         self._wait(0)
-
-    def _is_reset(self) -> bool:
-        tcp = self._transport.get_extra_info("socket")
-        try:
-            return tcp is not None and tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSED
-        except OSError as error:
-            return error.errno in (errno.ENOTCONN, errno.EBADF)
 
     # -- ends
 
     def _fail(self, refusal: Refused) -> None:
         """Nothing more can be read here. Whoever was being answered hears it unless his reply has begun."""
         exchange = self._exchange
-        if exchange is None and not self._body_ended:
+        if exchange is None and not self._framing.ended:
             self._close()  # of a request that has had its reply
         elif exchange is None:
             self._refuse(refusal)
@@ -488,14 +420,7 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, refusal: Refused) -> None:
         """Tell it and end the connection."""
-        request_id = str(uuid.uuid4())
-        reply = render_error(refusal, request_id)
-        headers = [*self.default_headers, *reply.raw_headers]
-        headers += [(b"x-request-id", request_id.encode()), (b"connection", b"close")]
-        lines = [b"%b: %b\r\n" % header for header in headers]
-        body = bytes(reply.body)
-        self.write(b"".join([status_line(refusal.status), *lines, b"\r\n", body]))
-        log.info("refused %d %s %s", refusal.status, refusal.code, request_id)
+        self.write(render(refusal, self.default_headers))
         self._close()
 
     def _close(self) -> None:

@@ -5,25 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Scope
 
 from embedserve.http.front.head import Head
+from embedserve.http.front.refusal import status_line
 
 if TYPE_CHECKING:
     from embedserve.http.front.connection import Connection
 
 log = logging.getLogger("embedserve.front")
 
-STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _BODILESS = (204, 304)
-
-
-def status_line(status: int) -> bytes:
-    return STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n".encode()
 
 
 class Exchange:

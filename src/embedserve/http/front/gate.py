@@ -7,8 +7,8 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from embedserve.http.front.head import Refused
 from embedserve.http.front.limits import HELD_BYTES, Limits
+from embedserve.http.front.refusal import Refused
 
 if TYPE_CHECKING:
     from embedserve.http.front.connection import Connection

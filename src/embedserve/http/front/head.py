@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 import httptools
 
-from embedserve.errors import EmbedserveError
+from embedserve.http.front.refusal import Refused, bad_request
 
 Headers = list[tuple[bytes, bytes]]
 
+_END = b"\r\n\r\n"
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 
 
@@ -25,19 +26,6 @@ def has_stray_line_end(data: bytes | bytearray, start: int = 0) -> bool:
     ends = data.count(b"\r\n", start)
     returns = data.count(b"\r", start) - data.endswith(b"\r")  # the last one may get its line feed yet
     return data.count(b"\n", start) != ends or returns != ends
-
-
-class Refused(EmbedserveError):
-    """Told to whoever is at the other end, in the OpenAI form; the connection ends with it."""
-
-    def __init__(self, status: int, code: str, message: str, *, retry_after: float | None = None) -> None:
-        super().__init__(
-            message, status=status, code=code, openai_type="invalid_request_error", retry_after=retry_after
-        )
-
-
-def bad_request(why: str) -> Refused:
-    return Refused(400, "BadRequest", f"This request cannot be read: {why}.")
 
 
 def _other_version(version: str) -> Refused:
@@ -79,7 +67,61 @@ class Head:
         return (url.path or b"/") + (b"?" + url.query if url.query else b"")
 
 
-class _Reader:
+class HeadReader:
+    """Cuts heads from the bytes of a connection.
+
+    Args:
+        most_bytes: of a head, its last empty line included.
+
+    Attributes:
+        begun: bytes of a head are here, its end is not.
+    """
+
+    __slots__ = ("_most_bytes", "_most_headers", "_searched")
+
+    def __init__(self, most_bytes: int, most_headers: int) -> None:
+        self._most_bytes = most_bytes
+        self._most_headers = most_headers
+        self._searched = 0
+
+    @property
+    def begun(self) -> bool:
+        return self._searched > 0
+
+    def take(self, data: bytearray) -> Head | None:
+        """One head from the front of ``data``, if it is whole.
+
+        Raises:
+            Refused: as soon as nothing that may follow could make it a head that is answered.
+        """
+        while data.startswith(b"\r\n"):  # RFC 9112 2.2
+            del data[:2]
+        end = data.find(_END, self._searched, self._most_bytes)
+        if end < 0:
+            if len(data) >= self._most_bytes:
+                raise self._too_large(data)
+            if data and not 65 <= data[0] <= 90 and data != b"\r":
+                raise bad_request("it does not begin with a method")
+            if has_stray_line_end(data, self._searched):
+                raise bad_request("a line of its head does not end in CR LF")
+            if data:
+                self._searched = max(1, len(data) - 3)
+            return None
+        head = bytes(data[: end + 4])
+        del data[: end + 4]
+        self._searched = 0
+        return read_head(head, self._most_headers)
+
+    def _too_large(self, data: bytearray) -> Refused:
+        most = self._most_bytes
+        if data.find(b"\r\n", 0, most) < 0:
+            told = f"The request line is longer than {most} bytes (EMBEDSERVE_MAX_HEADER_BYTES)."
+            return Refused(414, "UriTooLong", told)
+        told = f"The headers are longer than {most} bytes; send less, or raise EMBEDSERVE_MAX_HEADER_BYTES."
+        return Refused(431, "HeadersTooLarge", told)
+
+
+class _Callbacks:
     """Callbacks of the parser."""
 
     def __init__(self, head: Head) -> None:
@@ -113,7 +155,7 @@ def read_head(data: bytes, most_headers: int) -> Head:
     if data.startswith(b"PRI * "):
         raise _other_version("2")
     head = Head()
-    reader = _Reader(head)
+    reader = _Callbacks(head)
     parser = httptools.HttpRequestParser(reader)
     try:
         parser.feed_data(data)
