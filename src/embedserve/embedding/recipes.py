@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from embedserve.embedding import text
 from embedserve.embedding.backbones.base import Floats
 from embedserve.errors import EmbedserveError, invalid_input
 
@@ -137,12 +138,13 @@ class Recipe:
         return told
 
     def fingerprint(self, *parts: str) -> str:
-        """16 hex digits that change whenever a vector could: the recipe, and ``parts`` (weights, arithmetic).
+        """16 hex digits that change whenever a vector could: how text is read, recipe, weights, arithmetic.
 
         What was measured to prove the recipe (``golden``) does not count: it changes no vector.
         """
-        text = json.dumps([replace(self, golden=None).describe(), *parts], sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        told = [text.RULE, replace(self, golden=None).describe(), *parts]
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True, ensure_ascii=False).encode())
+        return digest.hexdigest()[:16]
 
 
 def cut_and_normalise(pooled: Floats, dimension: int) -> Floats:

@@ -16,6 +16,10 @@ white space, whichever line ends it holds, as one space; a hub model's does as i
 from __future__ import annotations
 
 import unicodedata
+from typing import Final
+
+RULE: Final = "surrogates mended, then NFC"
+"""Part of every model's fingerprint: another rule is another vector for some text."""
 
 
 def normalise(text: str) -> str:
