@@ -79,7 +79,7 @@ def _explain(item: ErrorDetails, options: Mapping[str, Any]) -> str:
     if place == "DASHSCOPE_API_KEY" or (name == "api_key" and not os.environ.get(variable(name))):
         source = "DASHSCOPE_API_KEY"
     value = "" if _SECRET.search(name) else f" is {_show(item['input'])}"
-    return f"{source}{value}: {_reason(item)}"
+    return f"{source}{value}: {_hide_passwords(_reason(item))}"
 
 
 def _reason(item: ErrorDetails) -> str:
@@ -91,6 +91,10 @@ def _reason(item: ErrorDetails) -> str:
     return reason.replace(", unable to parse string as a number", "").replace("interpret input", "be read")
 
 
+def _hide_passwords(told: str) -> str:
+    return re.sub(r"//[^/@]*@", "//…@", told)
+
+
 def _show(value: object) -> str:
-    shown = re.sub(r"//[^/@]*@", "//…@", ascii(value))  # a password in a URL
+    shown = _hide_passwords(ascii(value))
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"

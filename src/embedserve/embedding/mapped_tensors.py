@@ -55,7 +55,7 @@ class MappedTensors:
         for path in files:
             try:
                 self._read(path, prefix)
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise ModelLoadError(f"cannot read {path}: {error}; pull the model again") from error
 
     def _read(self, path: Path, prefix: str) -> None:
