@@ -83,9 +83,7 @@ def main() -> None:
                 print(f"round {number + 1}: {name:8} {rates[name][-1]:10,.1f} rows/s", flush=True)
     network, command = (statistics.median(rates[name]) for name in ("network", "command"))
     ratio = command / network
-    print(
-        f"\n{embedder.backbone.name}, {given.lines:,} lines to .{given.format}, median of {given.rounds} rounds"
-    )
+    print(f"\n{embedder.backbone.name}, {given.lines:,} lines to .{given.format}, medians of the rounds")
     print(f"network alone {network:,.1f} rows/s, embedserve embed {command:,.1f} rows/s: {ratio:.1%}")
 
 

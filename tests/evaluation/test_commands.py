@@ -1,13 +1,17 @@
 """``embedserve eval`` as a person runs it, and the mteb wrapper, on the bundled model."""
 
+import csv
+import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from embedserve.errors import EmbedserveError
 from embedserve.evaluation.mteb import MtebModel
 from embedserve.evaluation.report import Run
+from embedserve.evaluation.suites import load_task
 
 
 def test_eval_measures_and_compares(suite, tmp_path):
@@ -42,3 +46,31 @@ def test_the_mteb_wrapper_takes_lists_and_batches():
     documents = model.encode(["The moon moves the tides."], prompt_type="document")
     assert model.similarity(plain, documents).shape == (2, 1)
     assert model.similarity_pairwise(plain, plain) == pytest.approx([1, 1], abs=1e-5)
+
+
+def test_a_suite_in_other_formats_and_a_wrong_line_is_named(suite):
+    folder = suite / "ret_small"
+    plain = load_task(folder)
+    rows = [json.loads(line) for line in (folder / "corpus.jsonl").read_text().splitlines()]
+    (folder / "corpus.jsonl").unlink()
+    with (folder / "corpus.csv").open("w", encoding="utf-8-sig", newline="") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    qrels = (folder / "qrels.tsv").read_text()
+    (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + qrels)
+    assert load_task(folder) == plain
+    (folder / "corpus.csv").write_text("id,text\nd0,one, two\n")
+    with pytest.raises(EmbedserveError, match=r"corpus\.csv: line 2 has 3 fields"):
+        load_task(folder)
+
+
+def test_a_report_never_replaces_what_is_read(suite, tmp_path):
+    run = tmp_path / "run.json"
+    Run("m").save(run)
+    before = run.read_bytes()
+    command = [sys.executable, "-m", "embedserve", "eval", str(run), "-o", str(run)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "is an input" in done.stderr
+    assert run.read_bytes() == before

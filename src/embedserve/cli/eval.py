@@ -45,7 +45,10 @@ def eval(
     from embedserve.evaluation.report import Run, draw, render_markdown
     from embedserve.evaluation.runner import Systems
     from embedserve.evaluation.suites import list_tasks
+    from embedserve.files.places import write_whole
 
+    if output is not None:
+        check_reports(output, [path for path in (suite, baseline) if path is not None])
     before = Run.load(baseline) if baseline else None
     if suite.suffix == ".json":
         run = Run.load(suite)
@@ -60,7 +63,7 @@ def eval(
         Console().print(Markdown(report))
         return
     run.save(beside(output, "json"))
-    beside(output, "md").write_text(report, encoding="utf-8")
+    write_whole(beside(output, "md"), report)
     if any(system.startswith("dense@") for system in run.systems):
         draw(run, beside(output, "png"), before)
     typer.echo(f"{beside(output, 'json')}, .md, .png")
@@ -80,6 +83,17 @@ def beside(output: Path, ending: str) -> Path:
     """``name`` or ``name.json`` to ``name.ending``; other dots belong to the name."""
     name = output.stem if output.suffix in (".json", ".md", ".png") else output.name
     return output.with_name(f"{name}.{ending}")
+
+
+def check_reports(output: Path, inputs: list[Path]) -> None:
+    """Refuse, before anything is measured, to write where that cannot be or over what is read."""
+    from embedserve.files.places import resolve_place
+
+    for path in (beside(output, ending) for ending in ("json", "md", "png")):
+        if path.exists() and any(given.exists() and path.samefile(given) for given in inputs):
+            raise EmbedserveError(f"the output {path} is an input: give --output another name")
+        if path.parent.is_dir():
+            resolve_place(path)
 
 
 def measure(folders: list[Path], model: MeasuredModel | None, systems: Systems, output: Path | None) -> Run:

@@ -11,6 +11,7 @@ from statistics import fmean
 
 from embedserve.errors import EmbedserveError
 from embedserve.evaluation.runner import Score
+from embedserve.files.places import write_whole
 
 GROUPS = {
     "ret": "retrieval",
@@ -74,7 +75,7 @@ class Run:
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Run:

@@ -1,4 +1,5 @@
-"""Suites of tasks on disk: a folder for each task, ``meta.json`` and JSON lines in it.
+"""Suites of tasks on disk: a folder for each task, ``meta.json`` and tables in it, here as JSON lines; other
+formats that docs/files.md lists do as well.
 
 - ``retrieval``: ``queries.jsonl`` (id, text, pool, subset, lang, instruct), ``corpus.jsonl`` (id, text, pool,
   lang), ``qrels.tsv`` (query, document, grade). A query searches the documents of its pool (or pools) only.
@@ -12,16 +13,19 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from embedserve.errors import EmbedserveError
+from embedserve.files.formats import READ, Format, find_kind
+from embedserve.files.reader import read_objects
 
 TYPES = ("retrieval", "sts", "pair", "classification", "clustering")
 Rows = list[dict[str, Any]]
+_TABLES = set(READ) - {Format.TXT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ def load_task(folder: Path) -> Task:
     """
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        rows = {path.stem: list(_read_lines(path)) for path in sorted(folder.glob("*.jsonl"))}
+        rows = {name: list(read_objects(path)) for name, path in _find_tables(folder).items()}
         kind = meta["type"]
         if kind not in TYPES:
             raise EmbedserveError(f"{folder.name}: type is {kind!r}, it should be one of {', '.join(TYPES)}")
@@ -85,16 +89,29 @@ def load_task(folder: Path) -> Task:
         raise EmbedserveError(f"cannot read the task {folder}: {error}") from error
 
 
-def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            if line.strip():
-                yield json.loads(line)
+def _find_tables(folder: Path) -> dict[str, Path]:
+    """Files of rows by their names without endings, in any format that :mod:`embedserve.files` reads."""
+    tables: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        name = path.name.partition(".")[0]
+        kind = find_kind(path.name)
+        if (
+            kind is None
+            or name in ("meta", "qrels", "")
+            or kind.format in (Format.TXT, Format.NPY, Format.NPZ)
+        ):
+            continue
+        if name in tables:
+            raise EmbedserveError(f"{path} and {tables[name].name} are one table in two formats: remove one")
+        tables[name] = path
+    return tables
 
 
 def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
+    """query, document, grade; a first row of names is left out."""
     relevant: dict[str, dict[str, int]] = defaultdict(dict)
-    for line in path.read_text(encoding="utf-8").splitlines():
-        query, document, grade = line.split("\t")
-        relevant[query][document] = int(grade)
+    for number, row in enumerate(read_objects(path, header=False)):
+        query, document, grade = row.values()
+        if number or grade.lstrip("-").isdigit():
+            relevant[query][document] = int(grade)
     return dict(relevant)

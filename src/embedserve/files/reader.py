@@ -14,11 +14,11 @@ from embedserve.files.columnar import open_columnar
 from embedserve.files.decoding import DAMAGE, open_text, translate, unpack
 from embedserve.files.delimited import DELIMITERS, read_delimited
 from embedserve.files.errors import BadRow, Unreadable
-from embedserve.files.formats import Format, input_kind
+from embedserve.files.formats import Format
 from embedserve.files.json_values import read_json
 from embedserve.files.records import Record, Wrong, numbered_lines, read_json_lines, read_texts
 from embedserve.files.rows import DEFAULT_COLUMN, Columns, Origin, Row, describe_missing, take_row
-from embedserve.files.sources import Source
+from embedserve.files.sources import Source, find_sources
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,14 +191,17 @@ def _is_text(type: Any) -> bool:
     return words in ("string", "large_string", "string_view", "null")
 
 
-def read_objects(path: Path) -> Iterator[dict[str, Any]]:
+def read_objects(path: Path, *, header: bool = True) -> Iterator[dict[str, Any]]:
     """Every row of one file as an object, all its columns; blank lines are left out.
+
+    Args:
+        header: whether the first row of .csv and .tsv names the columns.
 
     Raises:
         EmbedserveError: not readable, or a row that is no object, with its place.
     """
-    source = Source(str(path), input_kind(str(path), None), path.stat().st_size)
-    with open_records(source) as opened:
+    source = find_sources([str(path)]).sources[0]
+    with open_records(source, Reading(header=header)) as opened:
         for place, value in opened.records:
             if isinstance(value, Wrong):
                 raise Unreadable(f"{path}: {opened.unit} {place} {value.reason}")
