@@ -99,11 +99,10 @@ def serve(channel: Connection, fields: dict[str, Any], fault: str, seconds_per_t
     """The forked process: what ``embedserve serve`` does, with the dummy network."""
     import signal
 
-    import uvicorn
-
     import light_server
     from embedserve.cli.serve import listen
     from embedserve.http.app import create_app
+    from embedserve.http.front.server import Server
     from embedserve.service import EmbeddingService
     from embedserve.settings import Settings
 
@@ -115,8 +114,9 @@ def serve(channel: Connection, fields: dict[str, Any], fault: str, seconds_per_t
         point, _, number = fault.partition(":")
         light_server.die_at(point, int(number))
     fields["data_dir"] = Path(fields["data_dir"])
-    service = EmbeddingService.open(Settings(**fields))
+    settings = Settings(**fields)
+    app = create_app(EmbeddingService.open(settings))
     listener = listen("127.0.0.1", 0)
     listener.listen(1024)
     channel.send(listener.getsockname()[1])
-    uvicorn.Server(uvicorn.Config(create_app(service), access_log=False, log_config=None)).run([listener])
+    Server.of(app, settings).run([listener])
