@@ -29,8 +29,8 @@ def has_stray_line_end(data: bytes | bytearray, start: int = 0) -> bool:
 
 
 def _other_version(version: str) -> Refused:
-    told = f"HTTP/{version} is not spoken here; use HTTP/1.1, or a proxy in front that ends HTTP/2."
-    return Refused(505, "VersionNotSupported", told)
+    told = f"HTTP/{version} is not spoken here: use HTTP/1.1, or a proxy in front that ends HTTP/2."
+    return Refused(400, "VersionNotSupported", told)
 
 
 @dataclass(slots=True)
@@ -142,7 +142,7 @@ def read_head(data: bytes, most_headers: int) -> Head:
     """``data``: exactly one head, with the empty line that ends it.
 
     Raises:
-        Refused: 400, 417, 431, 501, 505.
+        Refused: 400, 405, 417, 431; never 5xx, which proxies take for a server that is ill.
     """
     if has_stray_line_end(data) or b"\r\n " in data or b"\r\n\t" in data or b"\0" in data:
         raise bad_request("a line of its head does not end in CR LF, is folded, or holds a NUL")
@@ -162,7 +162,7 @@ def read_head(data: bytes, most_headers: int) -> Head:
     except httptools.HttpParserUpgrade:
         pass  # RFC 9110 7.8: a server may ignore it, and the body is a body all the same
     except httptools.HttpParserInvalidMethodError:
-        raise Refused(501, "NotImplemented", "This request method is not known here.") from None
+        raise Refused(405, "MethodNotAllowed", "This request method is not known here.") from None
     except httptools.HttpParserError as error:
         raise bad_request(str(error) or "it cannot be read") from None
     if not reader.complete:
@@ -170,13 +170,9 @@ def read_head(data: bytes, most_headers: int) -> Head:
     head.method = parser.get_method().decode("ascii")
     head.version = parser.get_http_version()
     if head.version not in ("1.1", "1.0"):
-        raise Refused(
-            505,
-            "VersionNotSupported",
-            f"HTTP/{head.version} is not spoken here, HTTP/1.1 is; end HTTP/2 in a proxy.",
-        )
+        raise _other_version(head.version)
     if head.method == "CONNECT":
-        raise Refused(501, "NotImplemented", "CONNECT: this server is no proxy.")
+        raise Refused(405, "MethodNotAllowed", "CONNECT: this server is no proxy.")
     _frame(head)
     return head
 
@@ -208,7 +204,7 @@ def _frame(head: Head) -> None:
         if lengths or not modern:
             raise bad_request("Transfer-Encoding beside Content-Length, or in HTTP/1.0")
         if codings != [b"chunked"]:
-            raise Refused(501, "NotImplemented", "Transfer-Encoding: only chunked is understood.")
+            raise bad_request("of Transfer-Encoding only chunked is understood")
         head.length = None
     elif lengths:
         if len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0]):
