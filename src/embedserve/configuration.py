@@ -38,9 +38,9 @@ def read_settings(**options: Any) -> Settings:
     except ValidationError as error:
         told = [_explain(item, given) for item in error.errors(include_url=False)]
         raise EmbedserveError("; ".join(dict.fromkeys(told))) from None
-    except SettingsError as error:  # JSON, of the one field that is a table
+    except (SettingsError, RecursionError) as error:  # JSON, of the one field that is a table
         found = re.search(r'field "(\w+)"', str(error))
-        name = variable(found[1]) if found else PREFIX + "…"
+        name = variable(found[1]) if found else variable("models")
         raise EmbedserveError(
             f"{name} is no JSON: it should be like "
             '{"text-embedding-v4": "Qwen/Qwen3-Embedding-0.6B"}, in single quotes in a shell'

@@ -17,7 +17,10 @@ def _split(value: object) -> object:
     return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
 
-_HOST_RULE = re.compile(r"(?:\*\.)?[a-z0-9._-]+(?::[0-9]{1,5})?|\[[0-9a-f:.]+\](?::[0-9]{1,5})?", re.I)
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_PLACE = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*\.?|\[[0-9a-f:.]+\])(?::[0-9]{{1,5}})?", re.I)
+_UNSAFE = r'["<>\\^`{|}]'
+"""What a URL writes with percent signs."""
 _DEVICE = re.compile(r"auto|cpu|cuda(?::[0-9]{1,2})?")
 _HIGHEST = 2**40
 """No size, count or time that is meant is above."""
@@ -25,11 +28,21 @@ _HIGHEST = 2**40
 
 def _check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
     for host in hosts:
-        if not _HOST_RULE.fullmatch(host):
+        if not _is_place(host.removeprefix("*.")) or host.startswith("*.["):
             raise ValueError(
                 f"{host[:60]!r} is no host: write name, name:port or *.domain, with commas between"
             )
     return hosts
+
+
+def _is_place(text: str) -> bool:
+    """A name or address, with a port or without."""
+    if not _PLACE.fullmatch(text):
+        return False
+    try:
+        return urlsplit(f"//{text}").port != 0  # also reads the address in brackets
+    except ValueError:
+        return False
 
 
 def _check_networks(networks: tuple[str, ...]) -> tuple[str, ...]:
@@ -50,8 +63,14 @@ def _check_public_url(url: str) -> str:
         port = parts.port
     except ValueError:
         raise wrong from None
-    fit = parts.scheme in ("http", "https") and parts.hostname and url.isascii() and port != 0
-    if not fit or parts.query or parts.fragment or "@" in parts.netloc or re.search(r"\s", url):
+    fit = parts.scheme in ("http", "https") and port != 0 and _is_place(parts.netloc)
+    if (
+        not fit
+        or parts.query
+        or parts.fragment
+        or not re.fullmatch(r"[!-~]+", url)
+        or re.search(_UNSAFE, url)
+    ):
         raise wrong
     return url
 

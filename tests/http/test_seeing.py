@@ -75,13 +75,32 @@ def test_a_request_has_one_id_and_it_is_ours() -> None:
         assert "of-the-caller" not in server.log
 
 
-@pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"])
-def test_metrics_are_for_this_machine_and_not_for_whoever_comes_through_a_proxy_on_it(name: str) -> None:
+THROUGH_A_PROXY = [
+    {"X-Forwarded-For": "127.0.0.1"},
+    {"X-Forwarded-Proto": "https"},
+    {"X-Forwarded-Host": "localhost"},
+    {"Forwarded": "for=127.0.0.1"},
+    {"X-Real-IP": "127.0.0.1"},
+    {"CF-Connecting-IP": "127.0.0.1"},
+    {"True-Client-IP": "127.0.0.1"},
+    {"X-Envoy-External-Address": "127.0.0.1"},
+    {"Via": "1.1 proxy"},
+    {"Host": "embeddings.example.com"},  # a proxy that adds nothing, or a name that leads a browser here
+    {"Host": "203.0.113.5:8080"},
+    {"Host": "localhost.example.com"},
+    {"Host": "127.0.0.1.example.com"},
+]
+
+
+def test_metrics_are_for_this_machine_and_not_for_whoever_comes_through_a_proxy_on_it() -> None:
     with LightServer() as server:
-        assert httpx.get(f"{server.url}/metrics").status_code == 200
-        refused = httpx.get(f"{server.url}/metrics", headers={name: "127.0.0.1"})
-        assert refused.status_code == 403
-        assert "EMBEDSERVE_METRICS_TOKEN" in refused.json()["error"]["message"]
+        url = f"{server.url}/metrics"
+        for host in ("127.0.0.1", "localhost:8080", "LOCALHOST.", "[::1]:80"):
+            assert httpx.get(url, headers={"Host": host}).status_code == 200, host
+        for headers in THROUGH_A_PROXY:
+            refused = httpx.get(url, headers=headers)
+            assert refused.status_code == 403, headers
+            assert "EMBEDSERVE_METRICS_TOKEN" in refused.json()["error"]["message"]
 
 
 def test_with_a_token_metrics_are_for_its_bearer_alone_and_labels_are_bounded() -> None:

@@ -121,8 +121,8 @@ class Database:
 
     @property
     def shown_url(self) -> str:
-        """Without the password."""
-        return self.engine.url.render_as_string(hide_password=True)
+        """Without the password, wherever in it that stands."""
+        return self.engine.url.set(query={}).render_as_string(hide_password=True)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -221,6 +221,13 @@ def _parse(url: str) -> URL:
     except sa.exc.ArgumentError as error:
         # The URL may hold a password: it is not repeated.
         raise _unusable("database_url is no URL; expected postgresql://user@host/name.") from error
+    if target.get_backend_name() == "sqlite" and (
+        target.host or target.query or target.database in (None, "", ":memory:")
+    ):
+        raise _unusable(
+            "EMBEDSERVE_DATABASE_URL or --database-url names no file: write sqlite:///path/to/embedserve.db, "
+            "without a host and without a query."
+        )
     if target.drivername in ("postgresql", "postgres"):
         target = target.set(drivername="postgresql+psycopg")
     return target
@@ -288,6 +295,11 @@ def _open_postgresql(target: URL, timeout: float) -> Engine:
                 "application_name": "embedserve",
             },
         )
+    except sa.exc.ArgumentError:  # what it says may quote a password
+        raise _unusable(
+            "EMBEDSERVE_DATABASE_URL or --database-url cannot be read: write "
+            "postgresql://user:password@host:5432/name."
+        ) from None
     except ModuleNotFoundError as error:
         raise _unusable("PostgreSQL needs its driver: pip install 'embedserve[postgres]'.") from error
 

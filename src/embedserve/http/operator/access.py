@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from ipaddress import IPv6Address, ip_address
 
 from starlette.requests import Request
@@ -12,8 +13,11 @@ from embedserve.accounts.errors import wrong_key
 from embedserve.errors import EmbedserveError
 from embedserve.http.context import service_of
 
-_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
-"""With one of these the peer is a proxy, and who stands behind it nobody knows."""
+_FORWARDED = re.compile(
+    r"forwarded|x-forwarded.*|via|x-real-ip|x-client-ip|true-client-ip|[a-z]+-(?:client|connecting)-ip"
+    r"|x-cluster-client-ip|x-envoy-external-address"
+)
+"""With one of these headers the peer is a proxy, and who stands behind it nobody knows."""
 
 
 def is_operator(request: Request) -> bool:
@@ -34,8 +38,8 @@ def require_operator(request: Request) -> None:
     if service_of(request).settings.metrics_token is not None:
         raise wrong_key()
     raise EmbedserveError(
-        "Metrics are shown to callers on the server's own machine alone: set EMBEDSERVE_METRICS_TOKEN there, "
-        "and send it as Authorization: Bearer.",
+        "Metrics are shown to callers on the server's own machine alone, who ask localhost for them: set "
+        "EMBEDSERVE_METRICS_TOKEN there, and send it as Authorization: Bearer.",
         status=403,
         code="AccessDenied",
         openai_code="access_denied",
@@ -43,10 +47,20 @@ def require_operator(request: Request) -> None:
 
 
 def _is_local(request: Request) -> bool:
-    if request.client is None or any(name in request.headers for name in _FORWARDED):
+    """On this machine, and it asked for this machine.
+
+    A proxy that adds no header may still hand on the name that its caller used, and a page in a browser here
+    can have its own name lead here: neither says localhost.
+    """
+    if request.client is None or any(map(_FORWARDED.fullmatch, request.headers)):
         return False
+    named = re.sub(r":[0-9]*$", "", request.headers.get("host", "")).strip("[]").rstrip(".").lower()
+    return _is_loopback(request.client.host) and (named == "localhost" or _is_loopback(named))
+
+
+def _is_loopback(host: str) -> bool:
     try:
-        address = ip_address(request.client.host)
+        address = ip_address(host)
     except ValueError:
         return False
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
