@@ -102,6 +102,7 @@ def serve(channel: Connection, fields: dict[str, Any], fault: str, seconds_per_t
     import light_server
     from embedserve.cli.serve import listen
     from embedserve.http.app import create_app
+    from embedserve.http.front.gate import Gate
     from embedserve.http.front.server import Server
     from embedserve.service import EmbeddingService
     from embedserve.settings import Settings
@@ -119,4 +120,4 @@ def serve(channel: Connection, fields: dict[str, Any], fault: str, seconds_per_t
     listener = listen("127.0.0.1", 0)
     listener.listen(1024)
     channel.send(listener.getsockname()[1])
-    Server.of(app, settings).run([listener])
+    Server.of(app, settings, Gate.of(settings)).run([listener])

@@ -255,3 +255,19 @@ def test_when_all_have_keys_the_idle_make_room_and_the_busy_do_not() -> None:
         assert "EMBEDSERVE_MAX_CONNECTIONS" in reply.json["error"]["message"]
         for connection in busy:
             assert [reply.status for reply in read_replies(hear(connection))] == [200]
+
+
+def test_metrics_tell_who_was_ended_and_why(impatient: LightServer) -> None:
+    def ended() -> float:
+        found = re.search(r'embedserve_connections_ended_total{reason="body"} (\S+)', metrics())
+        return float(found[1]) if found else 0.0
+
+    def metrics() -> str:
+        return httpx.get(f"{impatient.url}/metrics").text
+
+    before = ended()
+    with connect(impatient) as connection:
+        connection.sendall(BODY)
+        assert b" 408 " in hear(connection)
+    assert ended() == before + 1
+    assert re.search(r"^embedserve_connections [1-9]", metrics(), re.MULTILINE)

@@ -69,11 +69,13 @@ def run(settings: Settings) -> None:
     with ThreadPoolExecutor(1) as side:  # the model loads while everything else is imported
         loading = side.submit(load_model, settings)
         from embedserve.http.app import create_app
+        from embedserve.http.front.gate import Gate
         from embedserve.http.front.server import Server
         from embedserve.service import EmbeddingService
 
         service = EmbeddingService.open(settings, loading)
-        app = create_app(service)
+        gate = Gate.of(settings)
+        app = create_app(service, gate)
     gc.freeze()
     gc.enable()
     # The engine's thread needs the interpreter for a moment between two chunks. Event loop and ledger would
@@ -81,7 +83,7 @@ def run(settings: Settings) -> None:
     sys.setswitchinterval(0.0005)
     host, port = listener.getsockname()[:2]
     greet(f"http://{f'[{host}]' if ':' in host else host}:{port}", service)
-    Server.of(app, settings).run([listener])
+    Server.of(app, settings, gate).run([listener])
 
 
 def check_start(settings: Settings) -> None:

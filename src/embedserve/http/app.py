@@ -24,6 +24,7 @@ from embedserve.http.dashscope import models as native_models
 from embedserve.http.dashscope import tasks as native_tasks
 from embedserve.http.dashscope.task_lines import TaskLines
 from embedserve.http.errors import tell, tell_database, tell_hangup, tell_http, tell_unforeseen
+from embedserve.http.front.gate import Gate
 from embedserve.http.middleware.hold import HoldMiddleware
 from embedserve.http.middleware.observe import ObserveMiddleware
 from embedserve.http.middleware.request_line import RequestLineMiddleware
@@ -36,6 +37,7 @@ from embedserve.http.openapi import get_openapi
 from embedserve.http.operator import probes
 from embedserve.http.operator.accounts_metrics import AccountsCollector
 from embedserve.http.operator.engine import EngineCollector
+from embedserve.http.operator.front import FrontCollector
 from embedserve.http.routing import DialectRoute
 from embedserve.jobs.store import Jobs
 from embedserve.service import EmbeddingService
@@ -93,8 +95,12 @@ def console_routes() -> list[BaseRoute]:
     ]
 
 
-def create_app(service: EmbeddingService) -> ASGIApp:
-    """The whole HTTP face of one service; it starts and closes with the application's lifespan."""
+def create_app(service: EmbeddingService, gate: Gate | None = None) -> ASGIApp:
+    """The whole HTTP face of one service; it starts and closes with the application's lifespan.
+
+    Args:
+        gate: the front that will serve it, for its metrics; None under another server.
+    """
 
     settings = service.settings
     jobs = Jobs(service, settings, {"batch": BatchLines(settings.max_file_mb * 2**20), "task": TaskLines()})
@@ -135,5 +141,7 @@ def create_app(service: EmbeddingService) -> ASGIApp:
     app.state.registry = CollectorRegistry()
     app.state.registry.register(AccountsCollector(service.accounts))
     app.state.registry.register(EngineCollector(service))
+    if gate is not None:
+        app.state.registry.register(FrontCollector(gate))
     # Around the application rather than inside it, so that even a reply to a bug carries its id.
     return ObserveMiddleware(RequestLineMiddleware(HoldMiddleware(app)), app.state.registry)

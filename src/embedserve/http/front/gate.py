@@ -7,8 +7,9 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from embedserve.http.front.limits import HELD_BYTES, Limits
+from embedserve.http.front.limits import HELD_BYTES, Limits, raise_descriptor_limit
 from embedserve.http.front.refusal import Refused
+from embedserve.settings import Settings
 
 if TYPE_CHECKING:
     from embedserve.http.front.connection import Connection
@@ -35,6 +36,11 @@ class Gate:
         self._known: dict[Connection, None] = {}
         self._held = 0
         self._sweeping = False
+
+    @classmethod
+    def of(cls, settings: Settings) -> Gate:
+        """As the settings want it; lifts this process's limit of descriptors."""
+        return cls(Limits.of(settings, raise_descriptor_limit()))
 
     def connect(self, **wiring: Any) -> asyncio.Protocol:
         """A protocol for a connection that comes; the arguments are uvicorn's."""

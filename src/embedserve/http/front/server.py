@@ -13,7 +13,6 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from embedserve.http.front.gate import Gate
-from embedserve.http.front.limits import Limits, raise_descriptor_limit
 from embedserve.settings import Settings
 
 log = logging.getLogger("embedserve.front")
@@ -32,9 +31,7 @@ class Server(uvicorn.Server):
         self._seconds = seconds
 
     @classmethod
-    def of(cls, app: ASGIApp, settings: Settings) -> Server:
-        limits = Limits.of(settings, raise_descriptor_limit())
-        gate = Gate(limits)
+    def of(cls, app: ASGIApp, settings: Settings, gate: Gate) -> Server:
         config = uvicorn.Config(
             app,
             http=gate.connect,  # type: ignore[arg-type]  # called as the class would be
@@ -43,7 +40,7 @@ class Server(uvicorn.Server):
             log_level=settings.log_level,
             log_config=None,
             server_header=False,
-            backlog=limits.backlog,
+            backlog=gate.limits.backlog,
         )
         return cls(config, gate, settings.shutdown_seconds)
 
