@@ -32,6 +32,8 @@ STRICT = ["-Wall", "-Wextra", "-Werror"]
 QUIET = {"g++": ["-Wno-uninitialized", "-Wno-maybe-uninitialized"], "clang++": []}
 ADDRESS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1"]
 THREAD = ["-fsanitize=thread", "-g1"]
+HANGS_AFTER = 180.0
+"""Seconds beyond its time in which a program ends, or never will."""
 ENVIRONMENT = {
     "ASAN_OPTIONS": "allocator_may_return_null=1:detect_stack_use_after_return=1",
     "UBSAN_OPTIONS": "print_stacktrace=1",
@@ -151,14 +153,20 @@ def run(target: Target, program: Path, led: bool, seconds: float, seed: int | No
         "setarch"
     ):  # its shadow memory and a random layout may clash
         command = ["setarch", "-R", *command]
-    ended = subprocess.run(
-        [str(part) for part in command],
-        env={**os.environ, **ENVIRONMENT},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
+    try:
+        ended = subprocess.run(
+            [str(part) for part in command],
+            env={**os.environ, **ENVIRONMENT},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=seconds + HANGS_AFTER,
+        )
+    except subprocess.TimeoutExpired as hung:
+        said = hung.stdout.decode(errors="replace") if isinstance(hung.stdout, bytes) else hung.stdout or ""
+        print(f"{program.name} hangs:\n{said[-4000:]}", flush=True)
+        return False
     runs = re.findall(r"(?:number_of_executed_units: +|^)(\d+)(?: runs)?$", ended.stdout, re.MULTILINE)
     how = "libFuzzer" if led else "random bytes"
     print(f"  {program.name}: {runs[-1] if runs else '?'} runs ({how})", flush=True)

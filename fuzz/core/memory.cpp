@@ -41,7 +41,7 @@ int scarcely(long grants, Call&& call) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Input input(data, size);
-  const int threads = input.number(1, 3);
+  const int threads = input.number(1, 2);
   const char* isa = input.isa();
   Dice dice(input.byte());
   Windows windows;

@@ -70,7 +70,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   DecoderNetwork decoder_network{};
   decoder_network.shape = embedserve::DecoderShape{64, 2, 2, 1, 32, 288, 200, 40, 1e-6f, 1e6f};
   void* model = network.open("auto", input.number(1, 3));
-  void* decoder = decoder_network.open("auto", input.number(1, 3), 5);
+  void* decoder = decoder_network.open("auto", input.number(1, 2), 5);
   REQUIRE(model && decoder);
   std::atomic<bool> done{false};
   std::thread reader([&] {

@@ -144,7 +144,7 @@ class Admission:
             fits = fits and self._bulk_bytes + extra <= ceiling
         if not fits:
             self.refused += 1
-            raise _throttled(hold.lane, self._retry_after(hold.lane))
+            raise throttled(hold.lane, self._retry_after(hold.lane))
 
     def change(self, hold: Hold, extra: int) -> None:
         """Note that a hold grew, or shrank; the caller has the lock."""
@@ -163,7 +163,8 @@ class Admission:
             del self._by_owner[key]
 
 
-def _throttled(lane: Lane, retry_after: float) -> EmbedserveError:
+def throttled(lane: Lane, retry_after: float) -> EmbedserveError:
+    """Not now: there is no room for it."""
     if lane == "bulk":
         return EmbedserveError(
             "Too many requests. Batch requests are being throttled due to system capacity limits. "

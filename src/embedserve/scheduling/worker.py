@@ -17,6 +17,7 @@ import numpy as np
 
 from embedserve.embedding.backbones.base import Backbone, Floats, Window
 from embedserve.scheduling.batcher import Unit
+from embedserve.scheduling.memory import throttled
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,9 @@ def compute_rows(backbone: Backbone, windows: Sequence[Window]) -> list[Row]:
                 f"of hidden size {backbone.hidden_size}"
             )
     except Exception as error:
+        if len(windows) == 1 and isinstance(error, MemoryError):
+            log.error("no memory for a window of %d tokens: %s", len(windows[0].ids), error)
+            return [throttled("interactive", 1.0)]
         if len(windows) == 1:
             log.exception("backbone %s failed on a window of %d tokens", backbone.name, len(windows[0].ids))
             return [error]

@@ -123,7 +123,7 @@ class Library:
         """Of a call that returns one (``embedserve::Status`` of core/api.h).
 
         Raises:
-            MemoryError: the system gave none; the model is as it was before the call.
+            MemoryError: the system gave none, or no thread; the model is as it was before the call.
             NativeUnavailable: the core refused.
         """
         if status == OUT_OF_MEMORY:

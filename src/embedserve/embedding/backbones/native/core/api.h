@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <exception>
 #include <new>
+#include <system_error>
 
 #define EMBEDSERVE_API extern "C" __attribute__((visibility("default")))
 
@@ -20,6 +21,9 @@ int guarded(F&& body) {
     return kDone;
   } catch (const std::bad_alloc&) {
     std::snprintf(error, sizeof error, "out of memory");
+    return kOutOfMemory;
+  } catch (const std::system_error& caught) {  // a thread that the system does not give
+    std::snprintf(error, sizeof error, "no thread of the pool: %s", caught.what());
     return kOutOfMemory;
   } catch (const std::exception& caught) {
     std::snprintf(error, sizeof error, "%s", caught.what());
