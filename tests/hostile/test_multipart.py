@@ -177,6 +177,35 @@ def test_a_file_over_the_limit_and_a_field_over_its(server: LightServer, client:
     assert not drafts(server)
 
 
+@pytest.mark.parametrize("name", [b"a", b"", b"purpose"])
+def test_a_form_has_no_more_parts_than_fields_may_be(client: httpx.Client, name: bytes) -> None:
+    few = [part(name, b"batch")] * 31
+    file = [part(b"purpose", b"batch"), part(b"file", CONTENT, b'; filename="f"')]
+    assert upload(client, form(b"B", *few, *file)).status_code == 200
+    reply = upload(client, form(b"B", *few, *few, *file))
+    assert reply.status_code == 400
+    assert "more than 32 fields" in reply.text
+
+
+def test_nobody_reads_what_follows_a_form(client: httpx.Client) -> None:
+    sent = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        yield form(b"B", part(b"purpose", b"batch"), part(b"file", CONTENT, b'; filename="f"'))
+        while True:
+            sent += 2**16
+            assert sent < 2**30
+            yield b"x" * 2**16
+
+    try:
+        kind = {"Content-Type": "multipart/form-data; boundary=B"}
+        assert client.post(FILES, content=endless(), headers=kind).status_code == 200
+    except httpx.TransportError:
+        pass  # it was told, and cut off because it did not listen
+    assert sent < 2**28
+
+
 @pytest.mark.parametrize("sent", [0, 10, 120, 200_000])
 @pytest.mark.parametrize("chunked", [False, True])
 def test_who_hangs_up_in_an_upload_leaves_nothing(server: LightServer, sent: int, chunked: bool) -> None:

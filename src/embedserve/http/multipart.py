@@ -97,6 +97,8 @@ async def receive_upload(
         try:
             async for block in _gather(request.stream()):
                 await run(parser.write, block)
+                if form.ended:
+                    break  # what follows means nothing, and might have no end
         except ClientDisconnect:
             raise caller_left() from None
         except FormParserError as error:
@@ -141,6 +143,7 @@ class _Form:
     def __init__(self, target: BinaryIO, limit: int) -> None:
         self.upload = Upload()
         self.ended = False
+        self._parts = 0
         self._target = target
         self._limit = limit
         self._headers: dict[bytes, bytes] = {}
@@ -163,7 +166,8 @@ class _Form:
 
     def _begin(self) -> None:
         self._headers, self._name, self._is_file, self._value = {}, None, False, bytearray()
-        if len(self.upload.fields) >= MAX_FIELDS:
+        self._parts += 1
+        if self._parts > MAX_FIELDS + 1:  # whatever they are called, the file among them
             raise malformed_form(f"it has more than {MAX_FIELDS} fields")
 
     def _field(self, data: bytes, start: int, end: int) -> None:
