@@ -68,7 +68,7 @@ def test_the_end_comes_in_time_and_whole_requests_are_answered(server: LightServ
         took = time.monotonic() - asked
         for connection in (*stalled, whole):
             connection.close()
-        assert "Traceback" not in server.log
+        assert " ERROR " not in server.log
         assert took < BOUND + 10  # the bound, and a machine that is busy with other tests
         assert "EMBEDSERVE_SHUTDOWN_SECONDS" not in server.log  # ended by itself, was not killed
 

@@ -15,11 +15,15 @@ _RESET = struct.pack("ii", 1, 0)
 _CLOSED = 7  # TCP_CLOSE in <netinet/tcp.h>
 
 
+_GONE = (OSError, ValueError)
+"""What a question about a socket raises after its end; uvloop's have no descriptor then, a ValueError."""
+
+
 def untaken(transport: asyncio.Transport) -> int:
     """Bytes that were written and the other side has not confirmed, in our buffer or the system's."""
     waiting = transport.get_write_buffer_size()
     if (tcp := transport.get_extra_info("socket")) is not None:
-        with suppress(OSError):
+        with suppress(*_GONE):
             queued = fcntl.ioctl(tcp.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
             waiting += int.from_bytes(queued, sys.byteorder)
     return waiting
@@ -32,12 +36,14 @@ def was_reset(transport: asyncio.Transport) -> bool:
         return tcp is not None and tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSED
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.EBADF)
+    except ValueError:
+        return True
 
 
 def reset(transport: asyncio.Transport) -> None:
     """End it at once, in a way that nobody takes for the end of a reply."""
     tcp = transport.get_extra_info("socket")
     if tcp is not None:
-        with suppress(OSError):
+        with suppress(*_GONE):
             tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     transport.abort()
