@@ -280,7 +280,7 @@ def test_several_files_globs_and_folders(tmp_path: Path) -> None:
     (tmp_path / "picture.png").touch()
     (tmp_path / ".hidden.txt").write_text("hidden")
     (tmp_path / "out.jsonl").write_text("not read")
-    (tmp_path / "out.jsonl.manifest").write_text("{}")
+    (tmp_path / "out.jsonl.manifest").write_text('{"state": "finished", "output": "out.jsonl"}')
     assert read(tmp_path) == ["a", "b", "c"]
     found = find_sources([str(tmp_path)])
     assert [Path(name).name for name in found.ignored] == ["picture.png"]
@@ -326,3 +326,59 @@ def test_a_line_without_end_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
     rows = read(path)
     assert "line 1 is longer than" in rows[0]
     assert rows[1:] == ["fine"]
+
+
+def test_integers_keep_their_digits_however_deep_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "big.jsonl"
+    path.write_text(
+        '{"text": "a", "x": [123456789012345678901], "y": {"z": [{"n": -98765432109876543210}]}}\n'
+    )
+    rows = list(read_rows(find_sources([str(path)]).sources, Columns(keep=("x", "y"))))
+    assert [row.carried for row in rows if isinstance(row, Row)] == [
+        ([123456789012345678901], {"z": [{"n": -98765432109876543210}]})
+    ]
+
+
+@pytest.mark.parametrize(
+    ("written", "said", "words"),
+    [
+        ("utf-8-sig", "gb18030", "begins with the mark of UTF-8, --encoding-in says gb18030"),
+        ("utf-16", "utf-8", "begins with the mark of UTF-16, --encoding-in says utf-8"),
+        ("utf-16", "utf-16-le", None),
+        ("utf-32", "utf-32", None),
+        ("utf-8-sig", "utf-8", None),
+    ],
+)
+def test_a_byte_order_mark_and_the_flag_may_not_contradict_each_other(
+    tmp_path: Path, written: str, said: str, words: str | None
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes("text\n你好\n".encode(written))
+    rows = read_rows(find_sources([str(path)]).sources, Columns(), Reading(encoding=said))
+    if words is None:
+        assert [row.text for row in rows if isinstance(row, Row)] == ["你好"]
+    else:
+        with pytest.raises(EmbedserveError, match=words):
+            list(rows)
+
+
+def test_nothing_in_a_folder_is_left_out_in_silence(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    (folder / "q.parts").mkdir(parents=True)
+    for name in ("a.txt", "ab.txt", "q.parts/in.txt"):
+        (folder / name).write_text("text\n")
+    (folder / "a.manifest").write_text("of another program")
+    (tmp_path / "else").mkdir()
+    (folder / "link").symlink_to(tmp_path / "else")
+    found = find_sources([str(folder)])
+    assert [Path(source.name).name for source in found.sources] == ["a.txt", "ab.txt", "in.txt"]
+    assert sorted(Path(name).name for name in found.ignored) == ["a.manifest", "link"]
+
+
+def test_a_zstd_file_may_begin_with_a_frame_to_skip(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    path = tmp_path / "rows.txt.zst"
+    packed = pyarrow.compress(b"one\n", codec="zstd", asbytes=True)
+    path.write_bytes(b"\x50\x2a\x4d\x18\x04\0\0\0abcd" + packed)
+    rows = read_rows(find_sources([str(path)]).sources, Columns())
+    assert [row.text for row in rows if isinstance(row, Row)] == ["one"]

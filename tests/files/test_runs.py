@@ -6,9 +6,11 @@ import contextlib
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -123,10 +125,9 @@ def test_a_stopped_run_says_what_is_done_and_the_command_that_goes_on(tmp_path: 
     said = ended.stderr.decode().splitlines()
     assert "rows of" in said[-2]
     assert "are done. Go on with:" in said[-2]
-    words = said[-1].split()
-    assert words[0] == "embedserve"
+    words = shlex.split(said[-1])
     assert words[-1] == "--resume"
-    light_embed(*words[2:], PART_ROWS="20")
+    subprocess.run(words, check=True, env=os.environ | {"PART_ROWS": "20"})  # as it stands there
     whole = tmp_path / "whole.jsonl"
     light_embed(
         tmp_path / "rows.jsonl", "-o", whole, *OPTIONS, "--skip-errors", tmp_path / "b", PART_ROWS="20"
@@ -391,3 +392,47 @@ def test_a_folder_with_its_output_inside(tmp_path: Path) -> None:
         assert b"2 rows written" in done.stderr
     done = light_embed(tmp_path, "--skip-errors", tmp_path / "bad.jsonl")
     assert len(done.stdout.splitlines()) == 2
+
+
+def test_other_programs_files_beside_an_output_are_never_touched(tmp_path: Path) -> None:
+    """A folder of pieces, a manifest, a sidecar that only happen to have the names a run would use."""
+    rows = tmp_path / "rows.txt"
+    rows.write_text("one\ntwo\n")
+    pieces = tmp_path / "data.jsonl.parts"
+    pieces.mkdir()
+    (pieces / "0001.jsonl").write_text('{"text":"mine"}\n')
+    (tmp_path / "b.jsonl.manifest").write_text('{"entries": []}')
+    (tmp_path / "c.npy.rows.jsonl").write_text("mine")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for given, output, words in (
+        (rows, "data.jsonl", "is no folder of an interrupted run (it holds 0001.jsonl)"),
+        (pieces, "data.jsonl", "is in data.jsonl.parts, which a run to"),
+        (pieces / "0001.jsonl", "data.jsonl", "is in data.jsonl.parts, which a run to"),
+        (rows, "b.jsonl", "b.jsonl.manifest is there already"),
+        (rows, "c.npy", "c.npy.rows.jsonl is there already"),
+    ):
+        done = light_embed(given, "-o", tmp_path / output, "--dimension", "16", code=2)
+        assert words in done.stderr.decode()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_bad_rows_are_not_written_over_a_file_that_holds_something_else(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": 1}\n{"text": "x"}\n')
+    for content in ("notes\n", '{"reason": "mine", "text": "x"}\n', '"reason"\n'):
+        mine = tmp_path / "mine.jsonl"
+        mine.write_text(content)
+        for output in ([], ["-o", tmp_path / "out.jsonl"]):
+            done = light_embed(rows, "--skip-errors", mine, "--dimension", "16", *output, code=2)
+            assert b"is there already" in done.stderr
+            assert mine.read_text() == content
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="Linux")
+def test_a_file_below_dev_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "rows.txt").write_text("one\ntwo\n")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        for _ in range(2):
+            for name in ("out.npy", "out.jsonl"):
+                light_embed(tmp_path / "rows.txt", "-o", Path(folder) / name, "--dimension", "16")
+            assert len((Path(folder) / "out.jsonl").read_bytes().splitlines()) == 2

@@ -120,7 +120,7 @@ def test_a_column_of_several_types_goes_out_as_json_and_says_so(tmp_path: Path) 
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"text": "t", "v": value}) + "\n" for value in values))
     done = light_embed(path, "-o", tmp_path / "out.parquet", "--keep", "v", PART_ROWS="1")
-    assert b"'v' holds values of several types: written as JSON texts" in done.stderr
+    assert b"'v' holds what has no one type in a table: written as JSON texts" in done.stderr
     found = table(tmp_path / "out.parquet").column("v").to_pylist()
     assert [None if value is None else json.loads(value) for value in found] == values
 
@@ -233,3 +233,44 @@ def test_a_format_without_an_extension(tmp_path: Path) -> None:
         tmp_path / "rows", "--input-format", "csv", "--format", "npy", "-o", tmp_path / "vectors", "-q"
     )
     assert np.load(tmp_path / "vectors").shape == (1, 1024)
+
+
+def test_times_that_python_has_no_value_for_are_carried(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    micro, nano = pyarrow.timestamp("us"), pyarrow.timestamp("ns")
+    far = {
+        "day": pyarrow.array([10**7, None], pyarrow.date32()),
+        "moment": pyarrow.array([2**58, None], micro),
+        "list": pyarrow.array([[2**58, None], None], pyarrow.list_(micro)),
+        "struct": pyarrow.array([{"at": 1}, None], pyarrow.struct({"at": nano})),
+    }
+    rows = pyarrow.table({"text": ["a", "b"], **far})
+    parquet.write_table(rows, tmp_path / "rows.parquet")
+    for form in ("parquet", "jsonl"):
+        out = tmp_path / f"out.{form}"
+        light_embed(tmp_path / "rows.parquet", "--keep", ",".join(far), "-o", out, "--dimension", "16")
+    written = parquet.read_table(tmp_path / "out.parquet").select(list(far))
+    assert written.equals(rows.select(list(far)))
+    first, second = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    moment = "11103-08-29 17:22:31.711744"
+    told = ["29349-01-26", moment, [moment, None], {"at": "1970-01-01 00:00:00.000000001"}]
+    assert [first[name] for name in far] == told
+    assert [second[name] for name in far] == [None] * 4
+
+
+def test_what_parquet_cannot_carry_is_known_before_the_first_row(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    table = pyarrow.table({"text": ["a"], "span": pyarrow.array([pyarrow.MonthDayNano([1, 2, 3])])})
+    with pyarrow.ipc.new_file(tmp_path / "rows.arrow", table.schema) as writer:
+        writer.write_table(table)
+    options = ("--keep", "span", "--dimension", "16", "-o")
+    done = light_embed(tmp_path / "rows.arrow", *options, tmp_path / "out.parquet", code=2)
+    assert b"the column 'span' holds month_day_nano_interval, which parquet cannot carry" in done.stderr
+    light_embed(tmp_path / "rows.arrow", *options, tmp_path / "out.arrow")
+    (tmp_path / "rows.jsonl").write_text('{"text": "a", "span": {}}\n')
+    light_embed(tmp_path / "rows.jsonl", *options, tmp_path / "out.parquet")
+    assert parquet.read_table(tmp_path / "out.parquet")["span"].to_pylist() == ["{}"]

@@ -13,7 +13,7 @@ from embedserve.errors import EmbedserveError
 
 COMMANDS = {
     "serve": "Start the server.",
-    "embed": "Embed the lines of a file.",
+    "embed": "Turn the texts of files into vectors, without a server.",
     "batch": "Let a server embed files at half price: submit, status, results, cancel.",
     "keys": "Make, list, change, revoke and rotate API keys.",
     "backup": "Copy keys, usage and jobs to a file while servers run.",

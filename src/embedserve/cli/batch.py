@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from embedserve.cli.batch_input import Asked, Tally, input_files
 from embedserve.cli.batch_results import ResultsPlace, find_results_place, write_results
 from embedserve.cli.choices import split_names
 from embedserve.cli.client import BatchClient
-from embedserve.cli.sight import say
+from embedserve.cli.sight import program, say
 from embedserve.errors import EmbedserveError
 from embedserve.files.decoding import check_encoding
 from embedserve.files.job import check_errors, describe_ignored, find_places
@@ -274,5 +275,5 @@ def going_on_later(ids: Sequence[str]) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         say("interrupted; the server goes on. Wait for it again with:")
-        print(f"  embedserve batch wait {' '.join(ids)}", file=sys.stderr, flush=True)
+        print(f"  {shlex.join([*program(), 'batch', 'wait', *ids])}", file=sys.stderr, flush=True)
         raise typer.Exit(130) from None

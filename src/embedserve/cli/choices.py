@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from enum import StrEnum
 
 
@@ -33,4 +34,5 @@ def split_names(names: str | None) -> tuple[str, ...]:
     """``a,b`` as names; one with a comma in it stands in quotes."""
     if not names:
         return ()
-    return tuple(name.strip() for name in next(csv.reader([names], skipinitialspace=True)) if name.strip())
+    found = next(csv.reader(io.StringIO(names, newline=""), skipinitialspace=True), [])
+    return tuple(name.strip() for name in found if name.strip())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -81,10 +83,20 @@ def say(words: str) -> None:
     print(f"embedserve: {words}", file=sys.stderr, flush=True)
 
 
-def going_on(arguments: Sequence[str], *more: str) -> str:
+def going_on(arguments: Sequence[str]) -> str:
     """The command that goes on: what was typed, with ``--resume``."""
     kept = [word for word in arguments if word not in ("--overwrite", "--resume")]
-    return shlex.join(["embedserve", *kept, "--resume", *more])
+    at = kept.index("--") if "--" in kept else len(kept)  # behind it there are files only
+    return shlex.join([*program(), *kept[:at], "--resume", *kept[at:]])
+
+
+def program() -> list[str]:
+    """How this program was called: by its name alone only where a shell finds the same one under it."""
+    called = sys.argv[0]
+    if not os.access(called, os.X_OK) or called.endswith(".py"):
+        return [sys.executable, called]
+    found = shutil.which(os.path.basename(called))
+    return [os.path.basename(called) if found and os.path.samefile(found, called) else called]
 
 
 @contextmanager

@@ -141,13 +141,15 @@ def _rows(pyarrow: Any, batch: Any, done: list[int]) -> Iterator[Record]:
 
 
 def _values(pyarrow: Any, column: Any) -> list[Any]:
-    """Python values; Arrow's own where Python has no equal one (nanoseconds, nested columns of them)."""
-    if _has_nanoseconds(pyarrow, column.type):
-        return [value if value.is_valid else None for value in column]
-    try:
-        return list(column.to_pylist())
-    except UnicodeDecodeError:
-        return [_value(scalar) for scalar in column]
+    """Python values; Arrow's own where Python has no equal one (nanoseconds, years over 9999, nested)."""
+    if not _has_nanoseconds(pyarrow, column.type):
+        try:
+            return list(column.to_pylist())
+        except UnicodeDecodeError:
+            return [_value(scalar) for scalar in column]
+        except (OverflowError, ValueError):
+            pass
+    return [value if value.is_valid else None for value in column]
 
 
 def _value(scalar: Any) -> Any:

@@ -125,8 +125,12 @@ def open_text(name: str, file: BinaryIO, encoding: str | None) -> io.TextIOWrapp
     except DAMAGE as error:
         raise translate(name, error) from None
     marked = next((encoding for mark, encoding in _MARKS if head.startswith(mark)), None)
-    if encoding is None or (marked == "utf-8-sig" and codecs.lookup(encoding).name == "utf-8"):
-        encoding = marked or "utf-8"
+    family = (marked or "").removesuffix("-sig")
+    if encoding and not codecs.lookup(encoding).name.startswith(family):
+        raise EmbedserveError(
+            f"{name} begins with the mark of {family.upper()}, --encoding-in says {encoding}: leave it out"
+        )
+    encoding = marked or encoding or "utf-8"
     if encoding == "utf-8" and (told := _describe_zeros(head)):
         raise EmbedserveError(f"{name} {told}")
     return io.TextIOWrapper(buffered, encoding, errors=ERRORS, newline="")

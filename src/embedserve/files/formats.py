@@ -73,6 +73,7 @@ HEAD_BYTES = 512
 _MAGIC = (
     (b"\x1f\x8b", "gzip", "gz"),
     (b"\x28\xb5\x2f\xfd", "zstd", "zst"),
+    (b"\x50\x2a\x4d\x18", "zstd", "zst"),  # a frame to skip comes first, as pzstd writes it
     (b"PAR1", "Parquet", "parquet"),
     (b"ARROW1", "Arrow", "arrow"),
     (b"BZh", "bzip2", "unpack it first: bunzip2 {name}"),

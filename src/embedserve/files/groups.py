@@ -121,7 +121,10 @@ def check_options(embedder: Embedder, options: Options) -> None:
     embedder.prepare(["text"], options)
 
 
+ERROR_FIELDS = ["file", "place", "reason", "index", "row"]
+"""Of a line of the file of errors."""
+
+
 def error_line(row: BadRow) -> bytes:
     """A bad row as a line of the file of errors."""
-    told = {"file": row.file, "place": row.place, "reason": row.reason, "index": row.index, "row": row.row}
-    return dump_value(told) + b"\n"
+    return dump_value({name: getattr(row, name) for name in ERROR_FIELDS}) + b"\n"

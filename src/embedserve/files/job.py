@@ -14,8 +14,9 @@ import orjson
 from embedserve.embedding.embedder import Embedder, Options
 from embedserve.errors import EmbedserveError
 from embedserve.files.formats import Format, Kind
+from embedserve.files.groups import ERROR_FIELDS
 from embedserve.files.json_output import LineStream
-from embedserve.files.outputs import SIDECAR, Output
+from embedserve.files.outputs import Output
 from embedserve.files.places import (
     cannot_write,
     check_replaceable,
@@ -27,7 +28,7 @@ from embedserve.files.places import (
 from embedserve.files.reader import Progress, Reading, read_rows
 from embedserve.files.rows import Columns
 from embedserve.files.run import Sight, Target, run
-from embedserve.files.sources import Found, find_sources
+from embedserve.files.sources import MANIFEST, SIDECAR, Found, find_sources
 from embedserve.files.unfinished import VERSION, Counts, Unfinished, find_difference, read_manifest
 
 
@@ -70,8 +71,14 @@ def find_places(
             raise EmbedserveError(f"--skip-errors {errors} would be written over by the output: name another")
         errors = bad
     if path is not None:
-        for suffix in (SIDECAR,):
+        for suffix in (SIDECAR, MANIFEST):
             resolve_place(Path(f"{path}{suffix}"), found.sources)
+        for source in found.sources:
+            if parts_of(path) in Path(source.name).resolve().parents:
+                raise EmbedserveError(
+                    f"the input {source.name} is in {parts_of(path).name}, which a run to {output} keeps for "
+                    "itself: write to another file"
+                )
     return Places(found, output, path, errors)
 
 
@@ -119,6 +126,8 @@ def run_job(
         sources = places.found.sources
         unfinished, stream = None, None
         if places.path is None:
+            if places.errors is not None:
+                check_errors(places.errors, overwrite=overwrite)
             file = stack.enter_context(open_stream(places.output, sources))
             stream = LineStream(output.layout, file)
         else:
@@ -160,7 +169,8 @@ def run_job(
 def check_errors(path: Path, *, overwrite: bool) -> None:
     """Refuse to write bad rows over a file that holds something else. Raises EmbedserveError."""
     with suppress(OSError, ValueError, TypeError), path.open("rb") as file:
-        if "reason" in orjson.loads(file.readline()):
+        first = orjson.loads(file.readline())
+        if isinstance(first, dict) and list(first) == ERROR_FIELDS:
             return
     check_replaceable(path, path, overwrite=overwrite)
 
@@ -205,4 +215,7 @@ def describe_ignored(found: Found) -> str | None:
         return None
     names = ", ".join(Path(name).name for name in found.ignored[:3])
     more = ", …" if len(found.ignored) > 3 else ""
-    return f"left out {len(found.ignored)} files whose names say nothing that can be read: {names}{more}"
+    return (
+        f"left out {len(found.ignored)} whose names say nothing that can be read, or that are links to "
+        f"folders: {names}{more}"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -26,12 +26,16 @@ def dump_value(value: Any) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    if hasattr(value, "as_py"):  # an Arrow scalar that Python has no equal for
-        try:
-            return value.cast("string").as_py()
-        except Exception:
-            return value.as_py()
-    return str(value)
+    if not hasattr(value, "as_py"):
+        return str(value)
+    if isinstance(value, Mapping):  # Arrow's own, which Python has no equal for
+        return dict(value.items())
+    if hasattr(value, "values"):
+        return None if value.values is None else list(value.values)
+    try:
+        return value.cast("string").as_py()
+    except Exception:
+        return value.as_py()
 
 
 def dump_line(value: Any) -> bytes:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from embedserve.files.json_output import LinesFile, render_lines
 from embedserve.files.layout import TYPES, Block
-from embedserve.files.outputs import SIDECAR, Output, Part, concatenate, sync
+from embedserve.files.outputs import Output, Part, concatenate, sync
+from embedserve.files.sources import SIDECAR
 
 VOCABULARY = 250_002
 """Columns of a sparse matrix: ids of the XLM-RoBERTa vocabulary."""

@@ -17,9 +17,6 @@ from embedserve.files.formats import Compression, Format, Kind
 from embedserve.files.layout import Block, Layout
 from embedserve.files.rows import Origin
 
-SIDECAR = ".rows.jsonl"
-"""Behind an output's name: what a matrix has no place for, a line for each of its rows."""
-
 
 class Part(ABC):
     """One part that is being written."""

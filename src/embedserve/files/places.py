@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from embedserve.errors import EmbedserveError
-from embedserve.files.sources import MANIFEST, PARTS, Source, same_file
+from embedserve.files.sources import MANIFEST, PARTS, SIDECAR, Source, is_manifest, same_file
 
 
 def resolve_place(given: Path, sources: Sequence[Source] = ()) -> Path | None:
@@ -27,7 +27,7 @@ def resolve_place(given: Path, sources: Sequence[Source] = ()) -> Path | None:
     if name := same_file(given, sources):
         raise EmbedserveError(f"the output {given} is the input {name}: write to another file")
     try:
-        if str(given).startswith(("/dev/", "/proc/")):
+        if _is_descriptor(given):
             return None
         path = Path(os.path.realpath(given))
         if path.is_dir() or str(given).endswith(os.sep):
@@ -43,17 +43,26 @@ def resolve_place(given: Path, sources: Sequence[Source] = ()) -> Path | None:
     return path
 
 
+def _is_descriptor(given: Path) -> bool:
+    """An open file of a process, this one's standard output say, which is not renamed over."""
+    return str(given).startswith(("/dev/std", "/dev/fd/", "/proc/"))
+
+
 def check_replaceable(given: Path, path: Path, *, overwrite: bool) -> None:
-    """Refuse to replace a file that this program did not make. Raises EmbedserveError."""
-    try:
-        ours = manifest_of(path).exists() or parts_of(path).exists() or not path.stat().st_size
-    except FileNotFoundError:
+    """Refuse to replace a file that this program did not make, or one beside it that would be written, too.
+
+    Raises:
+        EmbedserveError: naming it.
+    """
+    if overwrite or is_manifest(manifest_of(path)) or is_manifest(parts_of(path) / "manifest.json"):
         return
-    if not overwrite and not ours:
-        raise EmbedserveError(
-            f"{given} is there already, and is not an output of embedserve: name another file, or add "
-            "--overwrite to replace it"
-        )
+    for suffix in ("", SIDECAR, MANIFEST):
+        with suppress(FileNotFoundError):
+            if path.with_name(path.name + suffix).stat().st_size:
+                raise EmbedserveError(
+                    f"{given}{suffix} is there already, and is not an output of embedserve: name another "
+                    "file, or add --overwrite to replace it"
+                )
 
 
 def manifest_of(path: Path) -> Path:
@@ -75,7 +84,7 @@ def open_stream(given: Path | None, sources: Sequence[Source]) -> BinaryIO:
             sys.stdout.flush()
             file = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
         else:
-            file = given.open("wb" if not str(given).startswith(("/dev/", "/proc/")) else "ab")
+            file = given.open("ab" if _is_descriptor(given) else "wb")
     except OSError as error:
         raise cannot_write(given, error) from None
     status = os.fstat(file.fileno())

@@ -8,6 +8,7 @@ whole file raises :class:`~embedserve.files.errors.Unreadable` and ends the read
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TextIO
@@ -30,6 +31,7 @@ class Wrong:
 
 
 Record = tuple[int, Any]
+_LONG_NUMBER = re.compile(r"\d{19}")
 SHOWN = 2000
 """Characters of a wrong line that are kept to be looked at."""
 
@@ -98,6 +100,6 @@ def parse_json(line: str) -> Any:
             return json.loads(line)
         except RecursionError:
             raise ValueError("nested too deeply") from None
-    if isinstance(value, dict) and any(isinstance(v, float) and abs(v) >= 2**63 for v in value.values()):
+    if _LONG_NUMBER.search(line):
         return json.loads(line)  # orjson makes floats of integers over 64 bits
     return value

@@ -14,13 +14,17 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO, cast
 
+import orjson
+
 from embedserve.errors import EmbedserveError
 from embedserve.files.formats import HEAD_BYTES, Format, Kind, check_head, find_kind, input_kind
 
 STDIN = "-"
 MANIFEST = ".manifest"
 PARTS = ".parts"
-"""Behind an output's name: what is known of how it was made, and an unfinished run (``parts.py``)."""
+SIDECAR = ".rows.jsonl"
+"""Behind an output's name: how it was made, an unfinished run of it (``unfinished.py``), and what a matrix
+has no place for, a line for each of its rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,8 @@ class Found:
 
     Attributes:
         sources: in reading order.
-        ignored: files of folders whose names say nothing that can be read here.
+        ignored: what was left out of folders: files whose names say nothing that can be read here, and
+            links to other folders.
     """
 
     sources: list[Source] = field(default_factory=list)
@@ -167,18 +172,36 @@ def _walk(folder: str, said: str | None, found: Found, leave_out: Collection[Pat
         raise EmbedserveError(f"cannot read {error.filename}: {error.strerror}") from None
 
     for place, folders, files in os.walk(folder, onerror=fail):
-        folders[:] = sorted(each for each in folders if each[0] != "." and not each.endswith(PARTS))
-        made = tuple(each.removesuffix(MANIFEST) for each in files if each.endswith(MANIFEST))
+        folders[:] = sorted(each for each in folders if each[0] != "." and not _is_unfinished(place, each))
+        found.ignored += (link for each in folders if os.path.islink(link := os.path.join(place, each)))
+        made = {
+            each.removesuffix(MANIFEST) + suffix
+            for each in files
+            if each.endswith(MANIFEST) and is_manifest(Path(place, each))
+            for suffix in ("", SIDECAR, MANIFEST)
+        }
         for file in sorted(files):
             path = os.path.join(place, file)
-            ours = file.endswith(MANIFEST) or (made and file.startswith(made))
-            if file[0] == "." or ours or Path(path).resolve() in leave_out:
+            if file[0] == "." or file in made or Path(path).resolve() in leave_out:
                 continue
             kind = find_kind(file)
             if said or (kind and kind.format not in (Format.NPY, Format.NPZ)):
                 yield path
             else:
                 found.ignored.append(path)
+
+
+def _is_unfinished(place: str, folder: str) -> bool:
+    return folder.endswith(PARTS) and is_manifest(Path(place, folder, "manifest.json"))
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether this program wrote it; other programs have files of that name, too."""
+    try:
+        found = orjson.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.keys() >= {"state", "output"}
 
 
 def _stat(path: str) -> os.stat_result:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from embedserve.errors import EmbedserveError
 from embedserve.files.formats import Format, Kind
 from embedserve.files.json_output import dump_value
 from embedserve.files.layout import EMBEDDING, INDEX, SCALE, SPARSE, TOKENS, Block, Layout
@@ -29,7 +30,23 @@ class TableOutput(Output):
         self.arrow = need_arrow(str(kind.format))
 
     def check_types(self, file: str, types: dict[str, Any]) -> None:
-        """These carry every Arrow type."""
+        """Arrow carries every type of its own, Parquet most of them."""
+        for name, type in types.items():
+            if not self._carries(type):
+                raise EmbedserveError(
+                    f"{file}: the column {name!r} holds {type}, which {self.kind.format} cannot carry: leave "
+                    "it out of --keep, or write .arrow"
+                )
+
+    def _carries(self, type: Any) -> bool:
+        if self.kind.format is not Format.PARQUET:
+            return True
+        try:
+            empty = self.arrow.schema([self.arrow.field("it", type)]).empty_table()
+            self.arrow.parquet.write_table(empty, self.arrow.BufferOutputStream())
+        except self.arrow.ArrowException:
+            return False
+        return True
 
     def begin(self, stem: Path) -> Part:
         return _TablePart(self, self._path(stem))
@@ -40,7 +57,9 @@ class TableOutput(Output):
         fields = self._settle([self._schema(path) for path in paths])
         for name, field in fields.items():
             if field.metadata == _AS_JSON:
-                self.notes.append(f"the column {name!r} holds values of several types: written as JSON texts")
+                self.notes.append(
+                    f"the column {name!r} holds what has no one type in a table: written as JSON texts"
+                )
         own = self.own_fields()
         schema = arrow.schema([own[0], *(fields[name] for name in self.layout.carried), *own[1:]])
         with target.open("wb") as file:
@@ -117,9 +136,11 @@ class TableOutput(Output):
             if not any(field.metadata == _AS_JSON for field in fields):
                 try:
                     one = [arrow.schema([field]) for field in fields]
-                    settled[name] = arrow.unify_schemas(one, promote_options="permissive").field(0)
+                    field = arrow.unify_schemas(one, promote_options="permissive").field(0)
                 except arrow.ArrowException:
-                    pass
+                    continue
+                if self._carries(field.type):
+                    settled[name] = field
         return settled
 
     def _groups(self, paths: Sequence[Path], schema: Any) -> Iterator[Any]:

@@ -19,6 +19,7 @@ import orjson
 from embedserve.errors import EmbedserveError
 from embedserve.files.outputs import Output, concatenate
 from embedserve.files.places import cannot_write, manifest_of, parts_of, put, sync_folder
+from embedserve.files.sources import is_manifest
 
 try:
     import fcntl
@@ -26,6 +27,7 @@ except ImportError:  # Windows: nothing stops two runs from writing to one outpu
     fcntl = None  # type: ignore[assignment]
 
 ERRORS = ".errors.jsonl"
+MANIFEST_NAME = "manifest.json"
 VERSION = 1
 
 
@@ -74,8 +76,9 @@ class Unfinished:
         """
         try:
             self.folder.mkdir(exist_ok=True)
+            self._check_ours()
             self._take_lock()
-            earlier = read_manifest(self.folder / "manifest.json")
+            earlier = read_manifest(self.folder / MANIFEST_NAME)
         except OSError as error:
             raise cannot_write(self.path, error) from None
         if earlier and earlier["counts"]["parts"]:
@@ -83,6 +86,16 @@ class Unfinished:
         self._ours = True
         self._sweep()
         self.save()
+
+    def _check_ours(self) -> None:
+        """Refuse a folder that only happens to have this name: what is in it would be removed."""
+        if not is_manifest(self.folder / MANIFEST_NAME):
+            begun = {"lock", MANIFEST_NAME + ".draft"}
+            if other := next((each.name for each in self.folder.iterdir() if each.name not in begun), None):
+                raise EmbedserveError(
+                    f"{self.folder} is no folder of an interrupted run (it holds {other}), and a run to "
+                    f"{self.path} needs that name: write to another file"
+                )
 
     def _take_lock(self) -> None:
         self._lock = (self.folder / "lock").open("a+b")
@@ -117,7 +130,9 @@ class Unfinished:
         """Remove what is not of a whole part."""
         for entry in self.folder.iterdir():
             number = entry.name.partition(".")[0]
-            if entry.name != "lock" and not (number.isdigit() and int(number) < self.counts.parts):
+            if entry.name not in ("lock", MANIFEST_NAME) and not (
+                number.isdigit() and int(number) < self.counts.parts
+            ):
                 entry.unlink()
 
     def stem(self, number: int) -> Path:
@@ -130,7 +145,7 @@ class Unfinished:
     def save(self) -> None:
         """Write the manifest; a part counts from here on."""
         content = {"state": "unfinished", "output": self.path.name, "wanted": self.wanted}
-        write_manifest(self.folder / "manifest.json", content | {"counts": asdict(self.counts)})
+        write_manifest(self.folder / MANIFEST_NAME, content | {"counts": asdict(self.counts)})
 
     def finish(self, output: Output, errors: Path | None) -> None:
         """The parts as the output, its sidecar, the file of errors; nothing is left of the folder."""
@@ -145,9 +160,16 @@ class Unfinished:
         content = {"state": "finished", "output": self.path.name, "bytes": self.path.stat().st_size}
         content |= {"wanted": self.wanted, "counts": asdict(self.counts)}
         write_manifest(manifest_of(self.path), content)
-        shutil.rmtree(self.folder)
+        self._remove()
         sync_folder(self.path.parent)
         self._lock.close()
+
+    def _remove(self) -> None:
+        """The folder; until it is gone its manifest says whose it is, and that nothing in it counts."""
+        self.counts = Counts()
+        self.save()
+        self._sweep()
+        shutil.rmtree(self.folder)
 
     def leave(self) -> None:
         """Let go of the folder; of a run of ours without a whole part, nothing is left."""
