@@ -89,10 +89,10 @@ def _check_device(device: str) -> str:
 
 
 def _check_key(secret: SecretStr) -> SecretStr:
-    text = secret.get_secret_value().strip()
+    text = secret.get_secret_value().strip()  # env files may end lines with a CR
     if not text or not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("it should be printable ASCII without blanks, as a header can carry it")
-    return secret
+    return SecretStr(text)
 
 
 def _check_database(secret: SecretStr) -> SecretStr:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from embedserve.accounts.accounts import Accounts
 from embedserve.accounts.bounds import ANY_WORKSPACE
@@ -169,10 +170,10 @@ def test_the_admin_key_may_not_be_an_api_key(tmp_path: Path) -> None:
 @quick
 @pytest.mark.parametrize("name", ["api_key", "admin_key"])
 @pytest.mark.parametrize("secret", [" " * 20, "ключ-длиннее-шестнадцати", "a-key-with-a\0-in-it-0123"])
-def test_a_key_of_the_settings_that_nobody_can_send(tmp_path: Path, name: str, secret: str) -> None:
-    with pytest.raises(EmbedserveError, match=f"EMBEDSERVE_{name.upper()} is blank or holds") as caught:
-        Accounts.open(Settings(data_dir=tmp_path, **{name: secret}))
-    assert secret not in caught.value.message
+def test_a_key_of_the_settings_that_nobody_can_send(name: str, secret: str) -> None:
+    with pytest.raises(ValidationError, match="printable ASCII without blanks") as caught:
+        Settings(**{name: secret})
+    assert secret not in str(caught.value)
 
 
 @quick

@@ -21,7 +21,7 @@ from embedserve.accounts.errors import (
     too_many_tokens,
     wrong_key,
 )
-from embedserve.accounts.keys import KeyChanges, KeyRecord, KeyStore, check_secret, read_keys, read_stamp
+from embedserve.accounts.keys import KeyChanges, KeyRecord, KeyStore, read_keys, read_stamp
 from embedserve.accounts.ledger import Ledger
 from embedserve.accounts.limits import Demand, Limiter, MemoryLimiter, Refusal, Ticket, demand
 from embedserve.accounts.plan import Limits, Plan, RateLimit
@@ -105,11 +105,7 @@ class Accounts:
             EmbedserveError: the database or the plan cannot be used.
         """
         plan = Plan.read(settings.plan)
-        given, admin = (
-            check_secret("api_key", settings.api_key),
-            check_secret("admin_key", settings.admin_key),
-        )
-        if admin and admin == given:
+        if settings.admin_key and settings.admin_key == settings.api_key:
             raise EmbedserveError("admin_key and api_key are the same: the admin key embeds nothing.")
         limiter: Limiter = MemoryLimiter()
         if settings.redis_url:
@@ -127,8 +123,8 @@ class Accounts:
             keep_days=settings.ledger_days,
             max_workspaces=settings.max_workspaces,
         )
-        if given:
-            if accounts.keys.adopt(given).revoked_at is not None:
+        if settings.api_key:
+            if accounts.keys.adopt(settings.api_key.get_secret_value()).revoked_at is not None:
                 log.warning("the key given in the environment was revoked and stays so")
         elif not accounts.keys.list():
             accounts.new_secret = accounts.keys.create("first", ANY_WORKSPACE)[1]

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import sqlalchemy as sa
-from pydantic import SecretStr
 
 from embedserve.accounts.bounds import (
     ANY_WORKSPACE,
@@ -48,19 +47,6 @@ def make_secret() -> str:
 def prefix_of(secret: str) -> str:
     """What may be shown of a secret to tell keys apart; nothing of one that is short."""
     return f"{secret[:7]}…" if len(secret) >= 32 else "…"
-
-
-def check_secret(name: str, setting: SecretStr | None) -> str | None:
-    """A key of the settings as callers will send it. Raises EmbedserveError for one that no caller can."""
-    if setting is None:
-        return None
-    secret = setting.get_secret_value().strip()  # env files may end lines with a CR
-    if not secret or not secret.isascii() or not secret.isprintable():
-        raise EmbedserveError(
-            f"EMBEDSERVE_{name.upper()} is blank or holds characters that no header carries: use letters, "
-            "digits and signs of ASCII, or leave it out."
-        )
-    return secret
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ def authorize(request: Request) -> None:
     if scheme.lower() != "bearer" or not given.strip():
         raise missing_key()
     admin_key = service_of(request).settings.admin_key
-    expected = admin_key.get_secret_value().strip() if admin_key else ""
+    expected = admin_key.get_secret_value() if admin_key else ""
     # Digests have one length: the comparison cannot even tell how long the key is.
     if not expected or not hmac.compare_digest(_digest(given.strip()), _digest(expected)):
         raise wrong_key()
