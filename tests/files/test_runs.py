@@ -436,3 +436,12 @@ def test_a_file_below_dev_is_a_file(tmp_path: Path) -> None:
             for name in ("out.npy", "out.jsonl"):
                 light_embed(tmp_path / "rows.txt", "-o", Path(folder) / name, "--dimension", "16")
             assert len((Path(folder) / "out.jsonl").read_bytes().splitlines()) == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux")
+def test_a_full_device_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "rows.txt").write_text("one\ntwo\n")
+    (tmp_path / "full").symlink_to("/dev/full")
+    for output in ("/dev/full", tmp_path / "full"):
+        done = light_embed(tmp_path / "rows.txt", "-o", output, "--dimension", "16", code=2)
+        assert done.stderr.decode() == f"embedserve: cannot write {output}: No space left on device\n"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,7 @@ def run_job(
             written over.
         Stopped: as asked for.
     """
-    with ExitStack() as stack:
+    with _refusals_in_words(places.output), ExitStack() as stack:
         sources = places.found.sources
         unfinished, stream = None, None
         if places.path is None:
@@ -146,24 +146,30 @@ def run_job(
                     f"the interrupted run has set {unfinished.counts.errors:,} rows aside: resume with "
                     "--skip-errors FILE"
                 )
-        try:
-            target = Target(output.layout, output, unfinished, stream, places.errors)
-            before = replace(target.counts)
-            if not before.ended:
-                progress = Progress()
-                rows = read_rows(
-                    sources,
-                    columns,
-                    reading,
-                    progress,
-                    output.check_origin,
-                )
-                run(embedder, options, rows, target, progress=progress, watch=watch, stopped=stopped)
-            if unfinished is not None:
-                unfinished.finish(output, places.errors)
-        except OSError as error:
-            raise cannot_write(places.output, error) from error
+        target = Target(output.layout, output, unfinished, stream, places.errors)
+        before = replace(target.counts)
+        if not before.ended:
+            progress = Progress()
+            rows = read_rows(
+                sources,
+                columns,
+                reading,
+                progress,
+                output.check_origin,
+            )
+            run(embedder, options, rows, target, progress=progress, watch=watch, stopped=stopped)
+        if unfinished is not None:
+            unfinished.finish(output, places.errors)
         return Outcome(target.counts, before, output.notes)
+
+
+@contextmanager
+def _refusals_in_words(output: Path | None) -> Iterator[None]:
+    """Whatever the system refuses while an output is written, its closing included."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(output, error) from error
 
 
 def check_errors(path: Path, *, overwrite: bool) -> None:
