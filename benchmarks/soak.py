@@ -242,7 +242,7 @@ async def ten_texts(soak: Soak, random: Random) -> str:
 async def long_texts(soak: Soak, random: Random) -> str:
     talk = soak.talk()
     try:
-        done = await soak.embed(talk, "plain", random.sample(soak.texts.long, random.randint(1, 3)))
+        done = await soak.embed(talk, "loaders", random.sample(soak.texts.long, random.randint(1, 3)))
     finally:
         talk.close()
     await asyncio.sleep(random.uniform(20, 60))
@@ -253,7 +253,7 @@ async def many_rows(soak: Soak, random: Random) -> str:
     talk = soak.talk()
     try:
         done = await soak.embed(
-            talk, "plain", random.sample(soak.texts.short, random.randint(200, 1000)), packed=True
+            talk, "loaders", random.sample(soak.texts.short, random.randint(200, 1000)), packed=True
         )
     finally:
         talk.close()
@@ -641,7 +641,7 @@ def main() -> int:
     with Server("--limits", "lenient", environment={"EMBEDSERVE_ADMIN_KEY": ADMIN_KEY}) as server:
         admin = {"Authorization": f"Bearer {ADMIN_KEY}"}
         keys, ids = {}, {}
-        for name in ("queries", "plain", "leavers", "jobs"):
+        for name in ("queries", "plain", "loaders", "leavers", "jobs"):
             made = httpx.post(f"{server.url}/admin/keys", json={"name": name}, headers=admin).json()
             keys[name], ids[name] = made["secret"], made["id"]
         before = sample(server.process.pid)
