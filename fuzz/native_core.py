@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -149,9 +150,7 @@ def run(target: Target, program: Path, led: bool, seconds: float, seed: int | No
         command += [f"-seed={seed}"] if seed is not None else []
     else:
         command = [program, "--seconds", str(seconds), *(["--seed", str(seed)] if seed is not None else [])]
-    if target.sanitizer is THREAD and shutil.which(
-        "setarch"
-    ):  # its shadow memory and a random layout may clash
+    if target.sanitizer is THREAD and can_fix_layout():
         command = ["setarch", "-R", *command]
     try:
         ended = subprocess.run(
@@ -174,6 +173,32 @@ def run(target: Target, program: Path, led: bool, seconds: float, seed: int | No
         print(ended.stdout[-12_000:])
         print(f"{program.name} found something (status {ended.returncode})", flush=True)
     return ended.returncode == 0
+
+
+@cache
+def can_fix_layout() -> bool:
+    """Whether addresses can be kept from being random: the thread sanitizer's map may clash with them."""
+    return bool(shutil.which("setarch")) and subprocess.run(["setarch", "-R", "true"]).returncode == 0
+
+
+@cache
+def can_build(compiler: str, *flags: str) -> bool:
+    """Whether the libraries that these flags need are here; Debian has clang's in a package apart."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "empty.cpp"
+        source.write_text("int main() {}\n")
+        command = [compiler, *flags, str(source), "-o", f"{folder}/empty"]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def choose_compiler(target: Target, compilers: Sequence[str]) -> str | None:
+    """clang, whose programs can be led by coverage; for threads gcc, which knows its library's best."""
+    preferred = compilers[::-1] if target.sanitizer is THREAD else compilers
+    for compiler in preferred:
+        if can_build(compiler, *target.sanitizer):
+            return compiler
+        print(f"SKIPPED: {compiler} has no {target.sanitizer[0]} here, so {target.name} is not built with it")
+    return None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -207,15 +232,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         made: dict[tuple[str, ...], list[Path]] = {}
         programs = []
         for target in targets:
-            # The thread sanitizer of gcc knows the standard library's threads best; coverage needs clang.
-            compiler = compilers[-1] if target.sanitizer is THREAD else compilers[0]
+            compiler = choose_compiler(target, compilers)
+            if compiler is None:
+                continue
             coverage = ["-fsanitize=fuzzer-no-link"] if compiler == "clang++" else []
             flags = ("-O1", *target.sanitizer, *coverage, *QUIET[compiler])
             if flags not in made:
                 plain = idle if target.sanitizer is ADDRESS else [*idle, CORE / "kernels_scalar.cpp"]
                 made[flags] = compile_core(compiler, flags, folder / str(len(made)), plain=plain)
             programs.append((target, *build(target, compiler, made[flags], folder)))
-        share = chosen.seconds / len(programs)
+        share = chosen.seconds / max(1, len(programs))
         results = [run(target, program, led, share, chosen.seed) for target, program, led in programs]
     return 0 if all(results) else 1
 

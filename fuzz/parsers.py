@@ -66,7 +66,7 @@ def led_by_coverage(name: str, seconds: float, seed: int | None) -> None:
     with tempfile.TemporaryDirectory(prefix="embedserve-fuzz-") as corpus:
         for i, data in enumerate(target.SEEDS):
             (Path(corpus) / f"seed-{i}").write_bytes(data)
-        options = [f"-max_total_time={max(1, round(seconds))}", "-timeout=20", "-rss_limit_mb=2048"]
+        options = [f"-max_total_time={max(1, round(seconds))}", "-timeout=10", "-rss_limit_mb=768"]
         options += [
             "-max_len=8192",
             f"-artifact_prefix={FINDINGS}/{name}-",
