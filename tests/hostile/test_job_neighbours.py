@@ -217,7 +217,7 @@ def test_the_door_refuses_such_a_url(tmp_path: Path, shared_light_server: LightS
 
 @pytest.fixture(scope="module")
 def shared_light_server() -> Iterator[LightServer]:
-    environment = {"EMBEDSERVE_URL_HOSTS": '["*.example.org","example.org"]'}
+    environment = {"EMBEDSERVE_URL_HOSTS": "*.example.org,example.org"}
     with LightServer(environment=environment) as server:
         yield server
 
