@@ -100,7 +100,8 @@ def test_kills_change_neither_the_results_nor_the_bill(tmp_path: Path, database_
     workers = [start_worker(settings, SECONDS_PER_TOKEN) for _ in range(2)]
     until = time.monotonic() + 200
     while time.monotonic() < until:
-        if kills < KILLS:
+        # On a busy machine some kills meet a worker that has not begun: they show nothing, so more follow.
+        if kills < KILLS or interrupted <= KILLS / 3:
             time.sleep(dice.uniform(0.05, 0.4))
             victim = dice.randrange(2)
             workers[victim].kill()
@@ -111,7 +112,7 @@ def test_kills_change_neither_the_results_nor_the_bill(tmp_path: Path, database_
         else:
             time.sleep(0.1)
         if ended(jobs, rounds):
-            if kills >= KILLS:
+            if kills >= KILLS and interrupted > KILLS / 3:
                 break
             submit_round(jobs, rounds)
             rounds += 1
@@ -119,7 +120,7 @@ def test_kills_change_neither_the_results_nor_the_bill(tmp_path: Path, database_
         worker.kill()
         worker.join()
     assert kills >= KILLS
-    assert interrupted > KILLS / 3  # otherwise the workers were mostly idle, and this has shown nothing
+    assert interrupted > KILLS / 3
     print(f"{kills} kills, {interrupted} while chunks were leased, {rounds} rounds")
     results, billed = collect(jobs, rounds), ledger(jobs)
     with jobs.queue.database.read() as connection:

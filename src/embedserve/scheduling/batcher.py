@@ -32,7 +32,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
-from math import inf
+from math import ceil, inf
 from typing import Final, Generic, Literal, TypeVar
 
 Lane = Literal["interactive", "bulk"]
@@ -131,7 +131,7 @@ class OwnerQueue(Generic[T]):
 
     def ahead_of(self, cost: float, query: bool, quantum: float) -> float:
         """Cost that would run before a new request of this cost ended, itself not counted."""
-        share = (cost // quantum + 1) * quantum
+        share = ceil(cost / quantum) * quantum
         waiting = [request for request in self._arrivals if request.queue and (request.query or not query)]
         return sum(request.left if request.query else min(request.left, share) for request in waiting)
 
