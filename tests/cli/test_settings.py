@@ -179,3 +179,18 @@ def test_a_plan_that_is_not_utf8(tmp_path: Path) -> None:
     plan.write_bytes(b'currency = "\xff"\n')
     told = check(start(EMBEDSERVE_DATA_DIR=str(tmp_path), EMBEDSERVE_PORT="0", EMBEDSERVE_PLAN=str(plan)))
     assert str(plan) in told
+
+
+@pytest.mark.parametrize(
+    "command", [("embed", "-"), ("batch", "status"), ("eval", "."), ("keys", "list"), ("doctor",)]
+)
+def test_no_command_passes_over_a_variable_that_does_not_exist(command: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "embedserve", *command],
+        env={**os.environ, "EMBEDSERVE_ULR": "http://x"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "EMBEDSERVE_ULR is no setting: did you mean EMBEDSERVE_URL?" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import Annotated
@@ -58,7 +59,10 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it and end.")
     ] = False,
 ) -> None:
-    pass
+    if any(name.upper().startswith("EMBEDSERVE_") for name in os.environ):
+        from embedserve.configuration import check_names
+
+        check_names(os.environ)
 
 
 def _stand_in() -> None:
